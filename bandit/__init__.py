@@ -21,8 +21,8 @@ __all__ = [
     "Trace",
     "bump",
     "prepare",
-    "simulate",
     "seed_keys",
+    "simulate",
     "squashed_cauchy",
     "sweep",
 ]

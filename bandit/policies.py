@@ -2,12 +2,13 @@
 
 A policy is a frozen value that knows its shapes; its parameters are a separate pytree that every
 function takes and returns. ``Tabular`` has one logit per bin and context, so it can represent
-anything and nothing generalises. ``ContextualMLP`` is the paper's network: contexts share weights, so
-pushing mass in one context moves it in others, and capacity can run out.
+anything and nothing generalises. ``ContextualMLP`` is the paper's network: contexts share weights,
+so pushing mass in one context moves it in others, and capacity can run out.
 
 Key to the axes: B prompts, N responses per prompt, T tokens, K bins.
 """
 
+import itertools
 from typing import Any, Protocol
 
 import jax
@@ -54,9 +55,12 @@ class Policy(Protocol):
         tokens: Tokens,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B n T K"]:
-        """Unnormalised log-probabilities of every next token; n is N, or 1 where N makes no difference.
+        """Unnormalised log-probabilities of every next token; n is N, or 1 if all N share them.
 
         Args:
+            params: the policy's parameters.
+            prompts: what the responses answer.
+            tokens: the responses.
             key: consumed by dropout; None switches it off.
         """
         ...
@@ -118,6 +122,7 @@ class Tabular:
 
     def init(self, key: PRNGKeyArray, problem: Problem, prompts: Prompts) -> Float[Array, "B K"]:
         """The reference's log-probabilities in every context."""
+        refuse_tokens(self, problem)
         return jnp.broadcast_to(problem.ref_logp, (prompts.shape[0], problem.bins))
 
     def logits(
@@ -152,11 +157,11 @@ class ContextualMLP:
     Source: Tajwar et al. 2024, arXiv:2404.14367, bandit code.
     """
 
-    context_size: int = structure(100)
-    features: int = structure(50)
-    hidden: int = structure(256)
-    evaluation_contexts: int = structure(100)
-    fit_steps: int = structure(100)
+    context_size: int = structure(default=100)
+    features: int = structure(default=50)
+    hidden: int = structure(default=256)
+    evaluation_contexts: int = structure(default=100)
+    fit_steps: int = structure(default=100)
     fit_learning_rate: float = 0.01
     reference_is_start: bool = False
 
@@ -170,10 +175,12 @@ class ContextualMLP:
 
     def init(self, key: PRNGKeyArray, problem: Problem, prompts: Prompts) -> Params:
         """Xavier-uniform weights of gain 0.01, then the fit to the reference."""
+        refuse_tokens(self, problem)
+        weight_key, fit_key = jax.random.split(key)
         widths = (self.context_size, self.features, self.hidden, self.hidden, problem.bins)
-        shapes = list(zip(widths[:-1], widths[1:], strict=True))
+        shapes = list(itertools.pairwise(widths))
         ends = np.cumsum([fan_in * fan_out for fan_in, fan_out in shapes])
-        uniform = jax.random.uniform(key, (ends[-1],), minval=-1, maxval=1)
+        uniform = jax.random.uniform(weight_key, (ends[-1],), minval=-1, maxval=1)
         layers = []
         for (fan_in, fan_out), flat in zip(shapes, jnp.split(uniform, ends[:-1]), strict=True):
             limit = 0.01 * (6 / (fan_in + fan_out)) ** 0.5
@@ -186,7 +193,7 @@ class ContextualMLP:
             logp = jax.nn.log_softmax(self.forward(params, prompts))
             return jnp.mean(reverse_kl(logp, jnp.broadcast_to(problem.ref_logp, logp.shape)))
 
-        return fit(params, misfit, key, self.fit_steps, self.fit_learning_rate)
+        return fit(params, misfit, fit_key, self.fit_steps, self.fit_learning_rate)
 
     def forward(self, params: Params, contexts: Float[Array, "B C"]) -> Float[Array, "B K"]:
         """Logits of every bin."""
@@ -213,6 +220,15 @@ class ContextualMLP:
     ) -> Tokens:
         """Draw actions in each context."""
         return draw(key, self.forward(params, prompts) / temperature, count)[..., None]
+
+
+def refuse_tokens(policy: Policy, problem: Problem) -> None:
+    """Raise unless responses are one token and contexts are no tokens."""
+    if problem.tokens != 1 or problem.prompt_earns:
+        raise ValueError(
+            f"{type(policy).__name__} draws one bin per response, but the problem has tokens="
+            f"{problem.tokens} and prompt_earns={problem.prompt_earns}; use a TokenTransformer."
+        )
 
 
 def fit(params: Params, loss: Any, key: PRNGKeyArray, steps: int, learning_rate: Any) -> Params:

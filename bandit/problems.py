@@ -26,7 +26,8 @@ def squashed_cauchy(
 ) -> Float[Array, " K"]:
     """Log-probabilities of tanh(X), X ~ Cauchy(location, scale), in equal bins of [-1, 1].
 
-    P(bin k) = F(atanh(-1 + 2(k+1)/K)) - F(atanh(-1 + 2k/K)) with F the Cauchy distribution function.
+    P(bin k) = F(atanh(-1 + 2(k+1)/K)) - F(atanh(-1 + 2k/K)) with F the Cauchy distribution
+    function.
 
     Source: the reference of Tajwar et al. 2024, arXiv:2404.14367.
 
@@ -58,7 +59,7 @@ class Problem:
 
     ref_logp: Float[Array, " K"]
     reward: Float[Array, " K"]
-    tokens: int = structure(1)
+    tokens: int = structure(default=1)
     prompt_earns: bool = False
 
     def __post_init__(self) -> None:
@@ -69,7 +70,9 @@ class Problem:
             )
         if not np.all(np.isfinite(self.reward)):
             bad = np.flatnonzero(~np.isfinite(self.reward)).tolist()
-            raise ValueError(f"Problem.reward is not finite in bins {bad}; give every bin a number.")
+            raise ValueError(
+                f"Problem.reward is not finite in bins {bad}; give every bin a number."
+            )
         mass = float(np.sum(np.exp(np.asarray(self.ref_logp, np.float64))))
         if not abs(mass - 1) < 1e-4:
             raise ValueError(

@@ -1,8 +1,8 @@
 """One run of the paper's Algorithm 1 on a bandit, with exact measurements along the way.
 
-Collect responses, label them with the true reward, take gradient steps on them, collect again. All of
-it is one ``lax.scan``, so a sweep over seeds, learning rates or any number inside an objective is the
-same function mapped over an axis, compiled once (``bandit.sweep``).
+Collect responses, label them with the true reward, take gradient steps on them, collect again. All
+of it is one ``lax.scan``, so a sweep over seeds, learning rates or any number inside an objective
+is the same function mapped over an axis, compiled once (``bandit.sweep``).
 
 Key to the axes: B prompts, N responses per prompt, T tokens, K bins, R records.
 """
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandit.policies import Params, Policy, Prompts, Tokens, draw, token_logp
@@ -56,7 +57,8 @@ class Trace:
 
     For one-token policies every number is exact: a mean over the held-out prompts of a sum over all
     bins. For the 10-token policy sums over the next token are exact and the prefix before it is
-    sampled from the policy, one per held-out prompt; divergences and entropy then add over positions.
+    sampled from the policy, one per held-out prompt; divergences and entropy then add over
+    positions.
 
     Attributes:
         step: gradient steps taken.
@@ -67,8 +69,9 @@ class Trace:
         forward_kl: KL(reference || policy), nats per response.
         entropy: of the policy, nats per response.
         distance: total variation to pi* at ``beta_star``, averaged like ``probability``.
-        chosen_log_ratio: log pi - log pi_ref of the best response of each group in hand, nats.
-        rejected_log_ratio: the same averaged over the others.
+        chosen_log_ratio: log pi - log pi_ref of the best response of each group in hand, nats, both
+            at the temperature of the collection.
+        rejected_log_ratio: the same averaged over the others; NaN if a group has no others.
     """
 
     step: Int[Array, " R"]
@@ -108,7 +111,7 @@ def prepare(problem: Problem, policy: Policy, key: PRNGKeyArray, contexts: int) 
 
 
 def response_reward(problem: Problem, prompts: Prompts, tokens: Tokens) -> Float[Array, "B N"]:
-    """The reward of each response: the mean over its tokens, and over the prompt where that earns."""
+    """The mean reward over a response's tokens, and over the prompt's where that earns too."""
     earned = jnp.sum(problem.reward[tokens], axis=-1)
     count = problem.tokens
     if problem.prompt_earns:
@@ -145,22 +148,23 @@ def collect(
         chosen = jax.random.permutation(prompt_key, pool)[: collection.prompts]
     prompts = jax.tree.map(lambda leaf: leaf[chosen], start.prompts)
 
-    from_policy = collection.source == "policy"
+    from_policy, temperature = collection.source == "policy", collection.temperature
     if from_policy or policy.reference_is_start:
         behaviour = params if from_policy else start.params
-        temperature = collection.temperature
         tokens = policy.sample(behaviour, prompts, sample_key, collection.responses, temperature)
         old_logp = token_logp(policy, behaviour, prompts, tokens, temperature)
     else:
         shape = (collection.prompts, collection.responses, problem.tokens)
-        logits = problem.ref_logp / collection.temperature
+        logits = problem.ref_logp / temperature
         tokens = draw(sample_key, logits, math.prod(shape)).reshape(shape)
         old_logp = jax.nn.log_softmax(logits)[tokens]
 
+    # The loss reads the policy at the temperature of sampling, hence the reference too: a policy
+    # that has not moved is at 0 nats from it whatever the temperature.
     if policy.reference_is_start:
-        ref_logp = token_logp(policy, start.params, prompts, tokens)
+        ref_logp = token_logp(policy, start.params, prompts, tokens, temperature)
     else:
-        ref_logp = problem.ref_logp[tokens]
+        ref_logp = jax.nn.log_softmax(problem.ref_logp / temperature)[tokens]
     mask = jnp.ones(tokens.shape, bool)
     reward = response_reward(problem, prompts, tokens)
     reward = kl_in_reward(reward, old_logp, ref_logp, mask, recipe.kl_in_reward)
@@ -186,6 +190,7 @@ def measure(
     collected: Collected,
     beta_star: Number,
     key: PRNGKeyArray,
+    temperature: Number = 1.0,
 ) -> dict[str, Float[Array, "..."]]:
     """Everything a ``Trace`` records about one policy, except the counts.
 
@@ -197,6 +202,7 @@ def measure(
         collected: the responses in hand, for the log-ratios of winners and losers.
         beta_star: which pi* to measure the distance to, in units of reward per nat.
         key: consumed by prefix sampling; one-token policies are exact and use none.
+        temperature: at which the responses in hand were drawn.
     """
     prompts = start.held_out
     count = jax.tree.leaves(prompts)[0].shape[0]
@@ -219,8 +225,8 @@ def measure(
     target = jnp.exp(problem.optimum(beta_star))
 
     batch = collected.responses
-    ratio = token_logp(policy, params, collected.prompts, collected.tokens) - batch.ref_logp
-    ratio = jnp.sum(ratio, axis=-1)
+    logp = token_logp(policy, params, collected.prompts, collected.tokens, temperature)
+    ratio = jnp.sum(logp - batch.ref_logp, axis=-1)
     chosen = best(batch.reward, batch.exists)
     return {
         "probability": probability,
@@ -257,7 +263,8 @@ def simulate(
         problem: reference and reward.
         policy: what is trained.
         key: consumed; everything random comes from it.
-        steps: gradient steps in all. A recipe collects anew every ``recipe.reuse.steps`` of them, or
+        steps: gradient steps in all. A recipe collects anew every ``recipe.reuse.steps`` of them,
+            or
             once if it learns from a data set.
         learning_rate: Adam's.
         record_every: gradient steps between records; must divide ``steps``.
@@ -269,18 +276,13 @@ def simulate(
         ``steps / record_every + 1`` records.
 
     Raises:
-        ValueError: before anything is computed, for steps, records, contexts or a learning rate that
+        ValueError: before anything is computed, for steps, records, contexts or a learning rate
+            that
             make no sense.
 
     Source: Tajwar et al. 2024, arXiv:2404.14367, Algorithm 1.
     """
-    if steps < 1 or record_every < 1 or steps % record_every:
-        raise ValueError(
-            f"steps={steps} and record_every={record_every}: both must be at least 1, and "
-            "record_every must divide steps."
-        )
-    if contexts is not None and contexts < 1:
-        raise ValueError(f"contexts is {contexts}; it must be at least 1.")
+    check_run(steps, record_every, contexts, beta_star)
     check_learning_rate(learning_rate)
     contexts = recipe.collection.prompts if contexts is None else contexts
     start_key, run_key, measure_key = jax.random.split(key, 3)
@@ -288,13 +290,12 @@ def simulate(
         start = prepare(problem, policy, start_key, contexts)
     optimizer = optax.adam(learning_rate)
     reuse, per_batch = recipe.reuse, recipe.collection.prompts // recipe.reuse.minibatches
-    offline = recipe.collection.source == "dataset"
+    offline, temperature = recipe.collection.source == "dataset", recipe.collection.temperature
 
     def gather(params: Params, baseline: RunningMean, key: PRNGKeyArray) -> Any:
         return collect(recipe, problem, policy, params, start, baseline, key)
 
     def loss(params: Params, batch: Collected, key: PRNGKeyArray) -> Float[Array, ""]:
-        temperature = recipe.collection.temperature
         logp = token_logp(policy, params, batch.prompts, batch.tokens, temperature, key)
         return recipe.objective(logp, batch.responses).mean()
 
@@ -327,10 +328,11 @@ def simulate(
         steps_and_keys, key = now
         carry, _ = jax.lax.scan(step, carry, steps_and_keys)
         params, _, collected, _, _ = carry
-        return carry, measure(problem, policy, params, start, collected, beta_star, key)
+        seen = measure(problem, policy, params, start, collected, beta_star, key, temperature)
+        return carry, seen
 
-    # The first block takes no gradient step, it only collects: so collecting, training and measuring
-    # each stand once in the compiled program, which halves the time to compile it.
+    # The first block takes no gradient step, it only collects: so collecting, training and
+    # measuring each stand once in the compiled program, which halves the time to compile it.
     blocks = steps // record_every + 1
     taken = jnp.arange(-record_every, steps).reshape(blocks, record_every)
     step_keys = jax.random.split(run_key, (3, blocks, record_every))
@@ -349,9 +351,22 @@ def simulate(
     return Trace(step=done, samples=collections * labelled, **recorded)
 
 
+def check_run(steps: int, record_every: int, contexts: int | None, beta_star: Number) -> None:
+    """Raise unless these describe a run; a traced ``beta_star`` is not looked at."""
+    if steps < 1 or record_every < 1 or steps % record_every:
+        raise ValueError(
+            f"steps={steps} and record_every={record_every}: both must be at least 1, and "
+            "record_every must divide steps."
+        )
+    if contexts is not None and contexts < 1:
+        raise ValueError(f"contexts is {contexts}; it must be at least 1.")
+    if not isinstance(beta_star, Tracer) and not beta_star > 0:
+        raise ValueError(f"beta_star is {beta_star}; it must be above 0.")
+
+
 def check_learning_rate(learning_rate: Number) -> None:
     """Raise unless every concrete learning rate is positive and finite."""
-    if isinstance(learning_rate, jax.core.Tracer):
+    if isinstance(learning_rate, Tracer):
         return
     if not np.all(np.isfinite(learning_rate)) or not np.all(np.asarray(learning_rate) > 0):
         raise ValueError(f"learning_rate is {learning_rate}; it must be finite and above 0.")

@@ -7,6 +7,7 @@ through the program in chunks of fixed size; what a seed produces does not depen
 Key to the axes: G settings, S seeds, R records.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from jaxtyping import PRNGKeyArray
 
 from bandit.policies import Policy, Tabular
 from bandit.problems import Problem
-from bandit.simulate import Start, Trace, check_learning_rate, prepare, simulate
+from bandit.simulate import Start, Trace, check_learning_rate, check_run, prepare, simulate
 from bandit.transformer import TokenTransformer
 from objectives import Recipe
 from objectives.hyperparameters import Number
@@ -64,7 +65,7 @@ def in_chunks(function: Callable[[Any], Any], inputs: Any, size: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(chunks * size, *x.shape[2:])[:count], outputs)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled_starts(policy: Policy, contexts: int) -> Callable[[Problem, PRNGKeyArray], Start]:
     """The program that prepares the start of every seed."""
 
@@ -77,7 +78,7 @@ def compiled_starts(policy: Policy, contexts: int) -> Callable[[Problem, PRNGKey
     return jax.jit(starts, compiler_options=COMPILER_OPTIONS)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled_runs(
     policy: Policy, steps: int, record_every: int, keep: tuple[str, ...]
 ) -> Callable[..., dict[str, Any]]:
@@ -143,7 +144,8 @@ def sweep(
         Arrays ``[G, S, R, ...]`` by name.
 
     Raises:
-        ValueError: if there is nothing to run, the settings differ in structure, or a number makes no
+        ValueError: if there is nothing to run, the settings differ in structure, or a number makes
+            no
             sense, before anything runs.
         Diverged: if a run produced numbers that are not finite; names the setting.
     """
@@ -151,11 +153,11 @@ def sweep(
         raise ValueError(
             f"a sweep of {len(settings)} settings and {seeds} seeds has nothing to run"
         )
-    unknown = sorted(set(keep) - set(Trace.__dataclass_fields__))  # pyright: ignore
+    fields = [field.name for field in dataclasses.fields(Trace)]
+    unknown = sorted(set(keep) - set(fields))
     if unknown:
-        raise ValueError(
-            f"keep names {unknown}; a Trace has {sorted(Trace.__dataclass_fields__)}"  # pyright: ignore
-        )
+        raise ValueError(f"keep names {unknown}; a Trace has {', '.join(fields)}.")
+    check_run(steps, record_every, contexts, beta_star)
     for setting in settings:
         check_learning_rate(setting.learning_rate)
     structures = [jax.tree.structure(setting) for setting in settings]
@@ -165,6 +167,16 @@ def sweep(
                 f"settings 0 and {column} differ in structure, not only in numbers, so one program "
                 f"cannot run both; sweep them separately.\n0: {structures[0]}\n{column}: {found}"
             )
+        if not np.array_equal(settings[column].problem.ref_logp, settings[0].problem.ref_logp):
+            raise ValueError(
+                f"settings 0 and {column} have different references, but a seed starts from one "
+                "fitted policy in every setting; sweep them separately."
+            )
+    if "rejected_log_ratio" in keep and settings[0].recipe.collection.responses == 1:
+        raise ValueError(
+            "keep names rejected_log_ratio, but with collection.responses=1 every response is the "
+            "best of its group; drop it or draw 2 or more."
+        )
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *settings)
     recipe = settings[0].recipe
     contexts = recipe.collection.prompts if contexts is None else contexts

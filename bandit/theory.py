@@ -1,8 +1,9 @@
 """What calculus says each rule does to the bins, as functions a test and a figure both call.
 
-For a softmax policy p with logits z, one step of gradient descent moves the log-ratio of two bins by
-exactly the difference of their logit velocities: log(p_1/p_2) = z_1 - z_2. So statements about "which
-bin gains on which" are statements about velocities, and hold for any step size, not just a small one.
+For a softmax policy p with logits z, one step of gradient descent moves the log-ratio of two bins
+by exactly the difference of their logit velocities: log(p_1/p_2) = z_1 - z_2. So statements about
+"which bin gains on which" are statements about velocities, and hold for any step size, not just a
+small one.
 
 Key to the axes: K bins.
 """
@@ -33,7 +34,7 @@ def forward_kl_velocity(logp: LogProbs, target_logp: LogProbs) -> LogProbs:
 
 
 def reverse_kl_velocity(logp: LogProbs, target_logp: LogProbs) -> LogProbs:
-    """-d/dz KL(p || q) = -p (log p - log q - KL): only bins that have mass can move. *Mode-seeking*.
+    """-d/dz KL(p || q) = -p (log p - log q - KL): only mass moves mass. *Mode-seeking*.
 
     Args:
         logp: log p, the policy.
@@ -89,8 +90,8 @@ def lemma_6_2(logp: LogProbs, winner: Index, loser: Index, c2: Number = 1.0) -> 
     gradients oppose each other, that is while |p|^2 <= p_w + p_l. The loser always falls.
 
     So the lemma's first claim needs no condition here, and its second needs the one it states: on a
-    policy concentrated on a *third* response, pushing the loser down pushes the winner down as well,
-    and the mass of both goes to the third.
+    policy concentrated on a *third* response, pushing the loser down pushes the winner down as
+    well, and the mass of both goes to the third.
 
     Args:
         logp: log p, the policy.
@@ -124,10 +125,10 @@ def theorem_6_5_holds(
 ) -> Bool[Array, "..."]:
     """When reverse KL parts two equally likely bins faster than forward KL does.
 
-    For p_1 = p_2 = p and q_1 > q_2 the logits part at q_1 - q_2 under forward KL and at p log(q_1/q_2)
-    under reverse KL, whatever the other bins are. So reverse KL is faster **iff** p exceeds the
-    logarithmic mean of q_1 and q_2: it commits among bins the policy already likes more than the target
-    does, and is the slower of the two among bins the policy has yet to discover.
+    For p_1 = p_2 = p and q_1 > q_2 the logits part at q_1 - q_2 under forward KL and at p
+    log(q_1/q_2) under reverse KL, whatever the other bins are. So reverse KL is faster **iff** p
+    exceeds the logarithmic mean of q_1 and q_2: it commits among bins the policy already likes more
+    than the target does, and is the slower of the two among bins the policy has yet to discover.
 
     Args:
         p: probability of either bin under the policy.

@@ -1,4 +1,4 @@
-"""The paper's 10-token world: a small causal transformer that writes nine tokens after a prompt token.
+"""The paper's 10-token world: a small transformer writes nine tokens after a prompt token.
 
 The same bins, the same reference and the same reward as the one-token world, but a response is a
 sequence, so an objective has to credit tokens and a ratio is a product. The network is minGPT's
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandit.policies import Params, Prompts, Tokens, draw, fit
-from bandit.problems import Problem
+from bandit.problems import BINS, Problem
 from objectives import reverse_kl
 from objectives.pytrees import pytree, structure
 
@@ -41,26 +41,32 @@ class TokenTransformer:
     position before it, and the prompt is not scored. No dropout on attention weights.
     """
 
-    layers: int = structure(3)
-    heads: int = structure(3)
-    width: int = structure(48)
-    evaluation_prompts: int = structure(100)
-    fit_steps: int = structure(100)
+    layers: int = structure(default=3)
+    heads: int = structure(default=3)
+    width: int = structure(default=48)
+    evaluation_prompts: int = structure(default=100)
+    fit_steps: int = structure(default=100)
     fit_learning_rate: float = 0.01
-    dropout: float = structure(0.1)
+    dropout: float = structure(default=0.1)
     reference_is_start: bool = True
 
     def prompts(self, key: PRNGKeyArray, count: int) -> Int[Array, " B"]:
         """Prompt tokens, uniform over 100 bins."""
-        return jax.random.randint(key, (count,), 0, 100)
+        return jax.random.randint(key, (count,), 0, BINS)
 
     def held_out(self, key: PRNGKeyArray, trained_on: Prompts) -> Int[Array, " B"]:
         """Fresh prompt tokens."""
         return self.prompts(key, self.evaluation_prompts)
 
     def init(self, key: PRNGKeyArray, problem: Problem, prompts: Prompts) -> Params:
-        """minGPT's initialisation, then the fit to the reference along sampled prefixes."""
-        params = self.fresh(key, problem)
+        """MinGPT's initialisation, then the fit to the reference along sampled prefixes."""
+        if problem.bins != BINS:
+            raise ValueError(
+                f"problem has {problem.bins} bins, but a TokenTransformer's prompts are drawn from "
+                f"{BINS}; give the problem {BINS} bins."
+            )
+        fresh_key, fit_key = jax.random.split(key)
+        params = self.fresh(fresh_key, problem)
 
         def misfit(params: Params, key: PRNGKeyArray) -> Float[Array, ""]:
             prompt_key, sample_key, dropout_key = jax.random.split(key, 3)
@@ -70,7 +76,7 @@ class TokenTransformer:
             logp = jax.nn.log_softmax(self.logits(params, prompt, tokens, dropout_key))
             return jnp.sum(reverse_kl(logp, jnp.broadcast_to(problem.ref_logp, logp.shape)))
 
-        return fit(params, misfit, key, self.fit_steps, self.fit_learning_rate)
+        return fit(params, misfit, fit_key, self.fit_steps, self.fit_learning_rate)
 
     def fresh(self, key: PRNGKeyArray, problem: Problem) -> Params:
         """Random parameters: N(0, 0.02), output projections smaller by sqrt(2 layers), biases 0."""
@@ -105,7 +111,8 @@ class TokenTransformer:
         prompt = jnp.broadcast_to(prompts[:, None, None], (B, N, 1))
         sequence = jnp.concatenate([prompt, tokens[..., :-1]], axis=-1).reshape(B * N, T)
         rate = 0.0 if key is None else self.dropout
-        keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
+        drops = 1 + 2 * self.layers
+        keys = [None] * drops if key is None else list(jax.random.split(key, drops))
         x = params["tokens"][sequence] + params["positions"][None, :T]
         x = drop(keys[0], x, rate)
         seen = jnp.tril(jnp.ones((T, T), bool))
@@ -161,7 +168,7 @@ class TokenTransformer:
 
 
 def affine(x: Float[Array, "*R I"], layer: Params) -> Float[Array, "*R O"]:
-    """x W + b."""
+    """X W + b."""
     return x @ layer["weight"] + layer["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
 
 

@@ -1,8 +1,9 @@
 """What moves probability mass: pure functions of log-probabilities, shared by both worlds.
 
-Every preference fine-tuning method is a rule for moving probability mass among a group of responses.
-Each rule is written once, here, as a frozen value that maps the policy's token log-probabilities
-and a batch of ``Responses`` to ``Terms``. There is no model, no randomness and no state.
+Every preference fine-tuning method is a rule for moving probability mass among a group of
+responses. Each rule is written once, here, as a frozen value that maps the policy's token
+log-probabilities and a batch of ``Responses`` to ``Terms``. There is no model, no randomness and no
+state.
 """
 
 from objectives.acquisition import (

@@ -1,8 +1,8 @@
 """Acquisition functions: which candidates are worth a label.
 
 A label on a pair the policy is already right about teaches nothing; a label on a prompt with only
-one answer teaches little. Each function here gives a score per candidate, larger is more wanted, and
-``select`` picks.
+one answer teaches little. Each function here gives a score per candidate, larger is more wanted,
+and ``select`` picks.
 
 Key to the axes: P candidates (prompts or pairs), n samples per prompt, M ensemble members,
 F features.
@@ -35,7 +35,7 @@ def predictive_entropy(S: Float[Array, "P n"]) -> Scores:
 def implicit_reward(
     S: Float[Array, "..."], S_ref: Float[Array, "..."], beta: Number = 1.0
 ) -> Float[Array, "..."]:
-    """h = beta (S - S_ref): the reward that DPO's policy implies, up to a term of the prompt."""
+    """H = beta (S - S_ref): the reward that DPO's policy implies, up to a term of the prompt."""
     return beta * (S - S_ref)
 
 

@@ -27,7 +27,7 @@ def masked_mean(
 
 
 def batch_mean(reward: PerResponse, valid: Exists) -> PerResponse:
-    """r - mean r over the batch.
+    """R - mean r over the batch.
 
     Args:
         reward: higher is better; anything where ``valid`` is False.
@@ -50,7 +50,7 @@ class RunningMean:
 def running_mean(
     reward: PerResponse, valid: Exists, state: RunningMean | None = None
 ) -> tuple[PerResponse, RunningMean]:
-    """r - mean of all rewards so far, this batch included.
+    """R - mean of all rewards so far, this batch included.
 
     Args:
         reward: higher is better.
@@ -71,7 +71,7 @@ def running_mean(
 
 
 def group_mean(reward: PerResponse, valid: Exists) -> PerResponse:
-    """r - mean r over the response's own group; in units of the reward."""
+    """R - mean r over the response's own group; in units of the reward."""
     return jnp.where(valid, reward - masked_mean(reward, valid, axis=-1), 0)
 
 
@@ -93,7 +93,7 @@ def group_zscore(reward: PerResponse, valid: Exists, floor: Number = 0.0) -> Per
 
 
 def leave_one_out(reward: PerResponse, valid: Exists) -> PerResponse:
-    """r - mean of the others of its group; 0 for a response that is alone. In units of the reward.
+    """R - mean of the others of its group; 0 for a response that is alone. In units of the reward.
 
     The baseline does not depend on the response itself, so the gradient stays exactly unbiased.
 
@@ -152,7 +152,9 @@ def gae(
 
     reward, value = jnp.where(mask, token_reward, 0), jnp.where(mask, values, 0)
     dtype = jnp.result_type(reward, value)
-    over_time = tuple(jnp.moveaxis(x, -1, 0) for x in (reward.astype(dtype), value.astype(dtype), mask))
+    over_time = tuple(
+        jnp.moveaxis(x, -1, 0) for x in (reward.astype(dtype), value.astype(dtype), mask)
+    )
     start = jnp.zeros(mask.shape[:-1], dtype)
     _, advantage = jax.lax.scan(step, (start, start), over_time, reverse=True)
     advantage = jnp.moveaxis(advantage, 0, -1)
@@ -173,7 +175,7 @@ def kl_in_reward(
     mask: Bool[Array, "B N T"],
     beta: Number,
 ) -> PerResponse:
-    """r - beta * sum_t (old_logp - ref_logp): the KL penalty as a part of the response's reward.
+    """R - beta * sum_t (old_logp - ref_logp): the KL penalty as a part of the response's reward.
 
     Args:
         reward: higher is better.

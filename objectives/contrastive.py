@@ -1,8 +1,8 @@
 """Contrastive objectives: widen the gap between a preferred and a dispreferred response.
 
-A pair (w, l) is pulled apart: w up, l down. The second half is the negative gradient, and it is what
-lets offline learning leave the region the data came from. Nothing says where the mass taken from l
-must go: with too little capacity both log-ratios fall while the gap still grows.
+A pair (w, l) is pulled apart: w up, l down. The second half is the negative gradient, and it is
+what lets offline learning leave the region the data came from. Nothing says where the mass taken
+from l must go: with too little capacity both log-ratios fall while the gap still grows.
 
 Write D = log pi(y) - log pi_ref(y), S = log pi(y), L its number of tokens, d = D_w - D_l,
 s(x) = sigmoid. Key to the axes: B prompts, N responses per prompt; a pair sits at [b, w, l].
@@ -22,6 +22,7 @@ from objectives.hyperparameters import (
     PairRule,
     require,
     require_nonnegative,
+    require_number,
     require_one_of,
     require_positive,
 )
@@ -35,7 +36,7 @@ PAIR_RULES = ("all", "best_vs_worst")
 
 
 def winner(x: PerResponse) -> Float[Array, "B N 1"]:
-    """A quantity of the preferred response, laid out so that ``winner(x) - loser(x)`` is per pair."""
+    """A quantity of the preferred response, so that ``winner(x) - loser(x)`` is per pair."""
     return x[..., :, None]
 
 
@@ -165,7 +166,7 @@ class IPO:
         batch = scored(logp, responses)
         ratio = batch.log_ratio
         if self.normalize == "length":
-            ratio = batch.S / batch.count - batch.S_ref / batch.count
+            ratio = batch.S / batch.length - batch.S_ref / batch.length
         margin = gap(ratio)
         value = (margin - 1 / (2 * self.tau)) ** 2
         return per_pair(batch, value, margin, self.pairs, self.threshold)
@@ -185,7 +186,8 @@ class SLiC:
 
     Source: Zhao et al. 2023, arXiv:2305.10425 (SLiC-HF), eq. 3.
 
-    Differs: the regulariser is the preferred response's likelihood instead of a separate SFT target.
+    Differs: the regulariser is the preferred response's likelihood instead of a separate SFT
+    target.
     """
 
     margin: Number = 1.0
@@ -243,7 +245,7 @@ class SimPO:
     def __call__(self, logp: PerToken, responses: Responses) -> Terms:
         """Loss per pair, in nats."""
         batch = scored(logp, responses)
-        margin = self.beta * gap(batch.S / batch.count) - self.gamma
+        margin = self.beta * gap(batch.S / batch.length) - self.gamma
         return per_pair(batch, -log_sigmoid(margin), margin, self.pairs, self.threshold)
 
 
@@ -281,7 +283,7 @@ class CPO:
         """Loss per pair, in nats."""
         batch = scored(logp, responses)
         margin = self.beta * gap(batch.S)
-        value = -log_sigmoid(margin) - self.reg * winner(batch.S / batch.count)
+        value = -log_sigmoid(margin) - self.reg * winner(batch.S / batch.length)
         return per_pair(batch, value, margin, self.pairs, self.threshold)
 
 
@@ -316,7 +318,7 @@ class ORPO:
     def __call__(self, logp: PerToken, responses: Responses) -> Terms:
         """Loss per pair, in nats per token."""
         batch = scored(logp, responses)
-        average = batch.S / batch.count
+        average = batch.S / batch.length
         margin = gap(average - log1mexp(average))
         value = -winner(average) - self.lambda_ * log_sigmoid(margin)
         return per_pair(batch, value, margin, self.pairs, self.threshold)
@@ -361,6 +363,10 @@ class KTO:
         require_nonnegative(self, "desirable_weight", "undesirable_weight")
         if isinstance(self.threshold, str):
             require_one_of(self, "threshold", ("group_mean",))
+        else:
+            require_number(self, "threshold")
+        if self.reference_point is not None:
+            require_number(self, "reference_point")
 
     def __call__(self, logp: PerToken, responses: Responses) -> Terms:
         """Loss per response; no unit."""

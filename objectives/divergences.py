@@ -1,4 +1,4 @@
-"""Divergences between categorical distributions, exact, and what their sampled estimators really do.
+"""Divergences between categorical distributions, exact, and what their estimators really do.
 
 The direction of a KL decides where mass goes. Forward KL, KL(target || policy), punishes the policy
 for missing anything the target has, so it covers mass. Reverse KL, KL(policy || target), punishes
@@ -32,7 +32,7 @@ def log1mexp(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def expectation(logp: LogProbs, of: Float[Array, "*batch K"]) -> Nats:
-    """sum p * of, where a bin of probability 0 contributes 0 whatever ``of`` holds there."""
+    """Sum p * of, where a bin of probability 0 contributes 0 whatever ``of`` holds there."""
     p = jnp.exp(logp)
     return jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, of, 0), 0), axis=-1)
 
@@ -43,7 +43,7 @@ def entropy(logp: LogProbs) -> Nats:
 
 
 def forward_kl(logp: LogProbs, target_logp: LogProbs) -> Nats:
-    """sum q (log q - log p). *Mass-covering* in the policy p.
+    """Sum q (log q - log p). *Mass-covering* in the policy p.
 
     Its gradient in softmax logits is p - q.
 
@@ -55,7 +55,7 @@ def forward_kl(logp: LogProbs, target_logp: LogProbs) -> Nats:
 
 
 def reverse_kl(logp: LogProbs, target_logp: LogProbs) -> Nats:
-    """sum p (log p - log q). *Mode-seeking* in the policy p.
+    """Sum p (log p - log q). *Mode-seeking* in the policy p.
 
     Its gradient in softmax logits is p (log p - log q - reverse_kl).
 
@@ -102,7 +102,7 @@ def alpha_divergence(logp: LogProbs, target_logp: LogProbs, alpha: Number) -> Na
 
 
 def optimal_policy(ref_logp: LogProbs, reward: Float[Array, "*#batch K"], beta: Number) -> LogProbs:
-    """log pi*, pi* proportional to pi_ref exp(r / beta): what KL-regularised RL converges to.
+    """Log pi*, pi* proportional to pi_ref exp(r / beta): what KL-regularised RL converges to.
 
     Args:
         ref_logp: log pi_ref.
@@ -128,7 +128,7 @@ def k1(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def k2(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x^2 / 2: biased as a number, but its expected gradient on policy is that of the reverse KL."""
+    """x^2 / 2: biased as a number; its expected gradient on policy is the reverse KL's."""
     return log_ratio**2 / 2
 
 

@@ -7,8 +7,8 @@ cannot be looked at, so only concrete numbers are checked.
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
-import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 Number: TypeAlias = float | int | Float[Array, ""]
@@ -31,7 +31,7 @@ def require(holds: Any, owner: object, field: str, remedy: str) -> None:
     Raises:
         ValueError: names the field, the value and the remedy.
     """
-    if isinstance(holds, jax.core.Tracer):
+    if isinstance(holds, Tracer):
         return
     if not np.all(holds):
         value = getattr(owner, field)
@@ -48,6 +48,13 @@ def require_nonnegative(owner: object, *fields: str) -> None:
     """Every named field must be zero or more (NaN is not)."""
     for field in fields:
         require(getattr(owner, field) >= 0, owner, field, "0 or more")
+
+
+def require_number(owner: object, *fields: str) -> None:
+    """Every named field must be a number, of either sign (NaN is not)."""
+    for field in fields:
+        value = getattr(owner, field)
+        require((value >= 0) | (value < 0), owner, field, "a number")
 
 
 def require_one_of(owner: object, field: str, choices: Iterable[str]) -> None:

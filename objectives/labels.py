@@ -15,7 +15,9 @@ def first(where: Bool[Array, "*batch N"]) -> Bool[Array, "*batch N"]:
     return where & (jnp.cumsum(where, axis=-1) == 1)
 
 
-def best(reward: Float[Array, "*batch N"], exists: Bool[Array, "*batch N"]) -> Bool[Array, "*batch N"]:
+def best(
+    reward: Float[Array, "*batch N"], exists: Bool[Array, "*batch N"]
+) -> Bool[Array, "*batch N"]:
     """Mark each group's response of highest reward, the first among equals.
 
     Args:
@@ -29,13 +31,17 @@ def best(reward: Float[Array, "*batch N"], exists: Bool[Array, "*batch N"]) -> B
     return first(exists & (reward == top))
 
 
-def worst(reward: Float[Array, "*batch N"], exists: Bool[Array, "*batch N"]) -> Bool[Array, "*batch N"]:
+def worst(
+    reward: Float[Array, "*batch N"], exists: Bool[Array, "*batch N"]
+) -> Bool[Array, "*batch N"]:
     """Mark each group's response of lowest reward, the first among equals (see ``best``)."""
     bottom = jnp.min(jnp.where(exists, reward, jnp.inf), axis=-1, keepdims=True)
     return first(exists & (reward == bottom))
 
 
-def differs(reward: Float[Array, "*batch N"], exists: Bool[Array, "*batch N"]) -> Bool[Array, " *batch"]:
+def differs(
+    reward: Float[Array, "*batch N"], exists: Bool[Array, "*batch N"]
+) -> Bool[Array, " *batch"]:
     """Whether a group holds two different rewards, so that a preference can be read from it."""
     top = jnp.max(jnp.where(exists, reward, -jnp.inf), axis=-1)
     bottom = jnp.min(jnp.where(exists, reward, jnp.inf), axis=-1)

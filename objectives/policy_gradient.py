@@ -74,7 +74,7 @@ def advantage_of(objective: object, batch: Scored) -> Float[Array, "B N T"] | Fl
 
 
 def entropy_bonus(batch: Scored, coefficient: Number) -> PerToken:
-    """c sg(logp) logp: its gradient is that of -c times the entropy; its value means nothing."""
+    """C sg(logp) logp: its gradient is that of -c times the entropy; its value means nothing."""
     return coefficient * lax.stop_gradient(batch.logp) * batch.logp
 
 
@@ -134,9 +134,10 @@ class REINFORCE:
 
 @pytree
 class PPO:
-    """Proximal policy optimisation: reuse a batch, but only while the policy is near. *Mode-seeking*.
+    """Proximal policy optimisation: reuse a batch while the policy is near. *Mode-seeking*.
 
-    Value per token max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high)), rho = exp(logp - old_logp).
+    Value per token max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high)), rho = exp(logp -
+    old_logp).
 
     Args:
         clip_low: how far a ratio may fall below 1 and still be pushed down.
@@ -174,7 +175,9 @@ class PPO:
             require(self.dual_clip > 1, self, "dual_clip", "greater than 1, or None")
         if isinstance(self.normalize, tuple):
             known = len(self.normalize) == 2 and self.normalize[0] == "constant"
-            require(known and self.normalize[1] > 0, self, "normalize", '("constant", c) with c > 0')
+            require(
+                known and self.normalize[1] > 0, self, "normalize", '("constant", c) with c > 0'
+            )
         else:
             require_one_of(self, "normalize", NORMALIZE)
 
@@ -193,7 +196,7 @@ class PPO:
         if isinstance(self.normalize, tuple):
             value, weight = per_unit(surrogate / self.normalize[1], batch, "response")
         elif self.normalize == "length":
-            value, weight = surrogate, counts / batch.count[..., None]
+            value, weight = surrogate, counts / batch.length[..., None]
         else:
             value, weight = per_unit(surrogate, batch, self.normalize)
         outside = (ratio < 1 - self.clip_low) | (ratio > 1 + self.clip_high)
@@ -239,12 +242,12 @@ class GSPO:
         batch = scored(logp, responses)
         advantage = advantage_of(self, batch)
         if advantage.shape == batch.mask.shape:
-            response_advantage = jnp.sum(advantage, axis=-1) / batch.count
+            response_advantage = jnp.sum(advantage, axis=-1) / batch.length
         else:
             response_advantage = advantage[..., 0]
-        ratio = jnp.exp((batch.S - batch.S_old) / batch.count)
+        ratio = jnp.exp((batch.S - batch.S_old) / batch.length)
         value = clipped(response_advantage, ratio, self.clip_low, self.clip_high)
-        value = value + jnp.sum(self.kl(batch), axis=-1) / batch.count
+        value = value + jnp.sum(self.kl(batch), axis=-1) / batch.length
         weight = batch.exists.astype(batch.dtype)
         outside = (ratio < 1 - self.clip_low) | (ratio > 1 + self.clip_high)
         metrics = penalty_metrics(batch) | {

@@ -1,4 +1,4 @@
-"""Frozen dataclasses that JAX can look inside: numbers are leaves, words and switches are structure.
+"""Frozen dataclasses that JAX can look inside: numbers are leaves, words are structure.
 
 An objective is a value such as ``DPO(beta=0.1, pairs="all")``. To sweep over ``beta`` with one
 compilation, JAX must be allowed to trace the number and must treat the word as a part of the
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def is_structure(value: Any) -> bool:
-    """Whether a field's value belongs to the program (a word, a switch, a function), not the data."""
+    """Whether a value belongs to the program (a word, a switch, a function), not to the data."""
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return any(is_structure(item) for item in value)
     return isinstance(value, (str, bool)) or inspect.isroutine(value)

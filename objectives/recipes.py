@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 from objectives.advantages import ADVANTAGES
 from objectives.contrastive import CPO, DPO, IPO, KTO, ORPO, SimPO, SLiC
-from objectives.hyperparameters import Number, require, require_nonnegative, require_one_of, require_positive
+from objectives.hyperparameters import (
+    Number,
+    require,
+    require_nonnegative,
+    require_one_of,
+    require_positive,
+)
 from objectives.policy_gradient import GSPO, PPO, REINFORCE, KLPenalty
 from objectives.pytrees import pytree, structure
 from objectives.supervised import AWR, RWR, SFT, BestOfN, PrefFT, UnlikelihoodBestOfN
@@ -24,8 +30,9 @@ class Collection:
 
     Attributes:
         source: ``"policy"`` fresh samples of the policy each iteration (on-policy);
-            ``"reference"`` fresh samples of the reference each iteration; ``"dataset"`` a fixed set,
-            there before training starts (offline). A bandit's data set is drawn from its reference.
+            ``"reference"`` fresh samples of the reference each iteration; ``"dataset"`` a fixed
+            set, there before training starts (offline). A bandit's data set is drawn from its
+            reference.
         prompts: prompts per iteration; with ``responses`` and ``Reuse.minibatches`` this is the
             paper's on-policyness B / M.
         responses: N, responses per prompt.
@@ -33,8 +40,8 @@ class Collection:
     """
 
     source: Source = "policy"
-    prompts: int = structure(10)
-    responses: int = structure(10)
+    prompts: int = structure(default=10)
+    responses: int = structure(default=10)
     temperature: Number = 1.0
 
     def __post_init__(self) -> None:
@@ -53,8 +60,8 @@ class Reuse:
         minibatches: B / M, gradient steps per pass; the later ones are staler.
     """
 
-    inner_steps: int = structure(1)
-    minibatches: int = structure(1)
+    inner_steps: int = structure(default=1)
+    minibatches: int = structure(default=1)
 
     def __post_init__(self) -> None:
         require(self.inner_steps >= 1, self, "inner_steps", "T >= 1: at least one pass")
@@ -77,7 +84,8 @@ class Recipe:
         advantage: the estimator of ``objectives.advantages`` that fills ``responses.advantage``;
             None for objectives that need none.
         std_floor: least standard deviation of ``"group_zscore"``, in units of the reward.
-        kl_in_reward: beta of a KL penalty taken off the reward before the advantage, reward per nat.
+        kl_in_reward: beta of a KL penalty taken off the reward before the advantage, reward per
+            nat.
     """
 
     objective: Any
@@ -159,6 +167,6 @@ RECIPES: dict[str, Recipe] = {
 }
 """Named methods. The rows of Table 1 of Tajwar et al. 2024 and the ones that came after.
 
-The weights of ``rwr`` and ``awr`` have no cap, as in the authors' bandit: with a cap of 20 and their
-beta of 0.05 every reward above 0.15 would count the same.
+The weights of ``rwr`` and ``awr`` have no cap, as in the authors' bandit: with a cap of 20 and
+their beta of 0.05 every reward above 0.15 would count the same.
 """

@@ -82,7 +82,7 @@ class Scored(NamedTuple):
         exists: which responses are there at all.
         reward: of each response, in its own precision so that ties stay ties.
         advantage: per token or per response; None if no estimator has filled it.
-        count: L, the number of scored tokens, but 1 where there is none: safe to divide by.
+        length: L, the number of scored tokens, but 1 where there is none: safe to divide by.
         S: sum_t m logp, the response's log-probability in nats.
         S_ref: the same under the reference.
         S_old: the same under the distribution that drew the response.
@@ -95,14 +95,14 @@ class Scored(NamedTuple):
     exists: Bool[Array, "B N"]
     reward: PerResponse
     advantage: PerToken | Float[Array, "B N 1"] | None
-    count: PerResponse
+    length: PerResponse
     S: PerResponse
     S_ref: PerResponse
     S_old: PerResponse
 
     @property
     def log_ratio(self) -> PerResponse:
-        """D = S - S_ref: how much likelier the policy makes the response than the reference, in nats."""
+        """D = S - S_ref, in nats: how much likelier than under the reference the response is."""
         return self.S - self.S_ref
 
     @property
@@ -149,7 +149,7 @@ def scored(logp: PerToken, responses: Responses) -> Scored:
         exists=exists,
         reward=jnp.where(exists, reward, 0),
         advantage=None if responses.advantage is None else tokens(responses.advantage),
-        count=jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(dtype),
+        length=jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(dtype),
         S=jnp.sum(policy, axis=-1),
         S_ref=jnp.sum(ref, axis=-1),
         S_old=jnp.sum(old, axis=-1),

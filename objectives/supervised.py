@@ -39,7 +39,8 @@ def per_unit(
     Args:
         token_value: 0 where a token is not scored.
         batch: the cleaned batch.
-        normalize: ``"token"`` the unit is the token; ``"response"`` the response, its tokens summed;
+        normalize: ``"token"`` the unit is the token; ``"response"`` the response, its tokens
+            summed;
             ``"length"`` the response, its tokens averaged.
         keep: responses that count; all that exist when None.
     """
@@ -47,7 +48,7 @@ def per_unit(
     if normalize == "token":
         return Weighted(token_value, (batch.mask & keep[..., None]).astype(batch.dtype))
     total = jnp.sum(token_value, axis=-1)
-    value = total / batch.count if normalize == "length" else total
+    value = total / batch.length if normalize == "length" else total
     return Weighted(value, keep.astype(batch.dtype))
 
 
@@ -121,7 +122,9 @@ class PrefFT:
     def __call__(self, logp: PerToken, responses: Responses) -> Terms:
         """Negative log-likelihood of each preferred response, in nats."""
         batch = scored(logp, responses)
-        preferred = differs(batch.reward, batch.exists)[..., None] & best(batch.reward, batch.exists)
+        preferred = differs(batch.reward, batch.exists)[..., None] & best(
+            batch.reward, batch.exists
+        )
         return imitation(batch, self.normalize, keep=preferred)
 
 
@@ -135,7 +138,8 @@ class BestOfN:
     Args:
         normalize: how a response counts.
 
-    Source: Dong et al. 2023, arXiv:2304.06767 (RAFT); Gulcehre et al. 2023, arXiv:2308.08998 (ReST).
+    Source: Dong et al. 2023, arXiv:2304.06767 (RAFT); Gulcehre et al. 2023, arXiv:2308.08998
+    (ReST).
     """
 
     normalize: Normalize = "response"
@@ -166,8 +170,9 @@ class RWR:
         max_weight: cap on the weight; ``inf`` for none.
         normalize: how a response counts.
 
-    Source: Peters and Schaal 2007; the clip from Tajwar et al. 2024, arXiv:2404.14367 (their language
-    model code; their bandit code has none, so the bandit's recipes use ``max_weight=inf``).
+    Source: Peters and Schaal 2007; the clip from Tajwar et al. 2024, arXiv:2404.14367 (their
+    language model code; their bandit code has none, so the bandit's recipes use
+    ``max_weight=inf``).
     """
 
     beta: Number = 1.0

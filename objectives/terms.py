@@ -24,7 +24,7 @@ class Weighted:
     weight: Float[Array, "..."]
 
     def total(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """``(sum(value * weight), sum(weight))``: add these over micro-batches, then divide once."""
+        """``(sum(value * weight), sum(weight))``: add over micro-batches, then divide once."""
         counted = jnp.where(self.weight != 0, self.value, 0)
         return jnp.sum(counted * self.weight), jnp.sum(self.weight)
 
@@ -54,7 +54,7 @@ class Terms:
     metrics: dict[str, Weighted]
 
     def total(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """``(sum(value * weight), sum(weight))``: add these over micro-batches, then divide once."""
+        """``(sum(value * weight), sum(weight))``: add over micro-batches, then divide once."""
         return Weighted(self.value, self.weight).total()
 
     def mean(self) -> Float[Array, ""]:

@@ -1,0 +1,1 @@
+"""The didactic half of the paper, one experiment per file (see ``experiments/README.md``)."""

@@ -1,0 +1,229 @@
+"""One look for every figure: sizes, one colour and one line per objective, labels at the curves.
+
+A colour means the same objective in every figure. The family shows in the line as well, so that a
+figure survives a greyscale printer: supervised objectives are dashed, contrastive ones solid,
+policy gradients dash-dotted.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.intervals import half_width
+from experiments.results import atomically
+
+COLOURS: dict[str, str] = {
+    "SFT": "#8C8C8C",
+    "PrefFT": "#6BAED6",
+    "BestOfN": "#0072B2",
+    "RWR": "#56B4E9",
+    "AWR": "#08306B",
+    "UnlikelihoodBestOfN": "#8E44AD",
+    "DPO": "#D55E00",
+    "IPO": "#B2182B",
+    "SLiC": "#E69F00",
+    "SimPO": "#CC79A7",
+    "CPO": "#A6611A",
+    "ORPO": "#F4A582",
+    "KTO": "#7F2704",
+    "REINFORCE": "#009E73",
+    "PPO": "#006D2C",
+    "GSPO": "#41AB5D",
+}
+"""One colour per objective class, in every figure."""
+
+REFERENCE = "#9AA0A6"
+REWARD = "#F0C75E"
+OPTIMUM = "#202124"
+INK = "#202124"
+FORWARD = "#0072B2"
+REVERSE = "#B2182B"
+"""The reference policy, the reward, pi*, text; forward (covering) and reverse (seeking) KL."""
+
+OUTCOMES = {"held": "#1B7837", "held under this condition": "#B8860B", "did not hold": "#B2182B"}
+
+FAMILY_LINES = {
+    "supervised": (0, (5, 2)),
+    "contrastive": "-",
+    "policy_gradient": (0, (6, 1.5, 1.5, 1.5)),
+}
+
+RC: dict[Any, Any] = {
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "font.size": 15,
+    "axes.titlesize": 17,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 15,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#5F6368",
+    "axes.linewidth": 1.1,
+    "axes.grid": False,
+    "xtick.labelsize": 13,
+    "ytick.labelsize": 13,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "lines.linewidth": 2.6,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "modeseek",
+    "svg.fonttype": "path",
+}
+
+
+def canvas(
+    rows: int = 1, columns: int = 1, height: float = 5.6, width: float = 12.0, **kw: Any
+) -> tuple[Figure, Any]:
+    """A figure in the house style with a grid of axes, always as a 2-D array.
+
+    Args:
+        rows: of axes.
+        columns: of axes.
+        height: inches.
+        width: inches.
+        kw: for ``plt.subplots``.
+    """
+    # For the whole process: titles, labels and twin axes take their look when they are made.
+    matplotlib.rcParams.update(RC)
+    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **kw)
+
+
+def line_of(objective: str) -> Any:
+    """The line style of an objective's family."""
+    supervised = ("SFT", "PrefFT", "BestOfN", "RWR", "AWR")
+    gradients = ("REINFORCE", "PPO", "GSPO")
+    if objective in supervised:
+        return FAMILY_LINES["supervised"]
+    return FAMILY_LINES["policy_gradient" if objective in gradients else "contrastive"]
+
+
+def curve(
+    ax: Axes, x: np.ndarray, values: np.ndarray, objective: str, **line: Any
+) -> tuple[float, float]:
+    """Draw a mean over seeds with its 95% band in the objective's colour.
+
+    Args:
+        ax: where.
+        x: [R].
+        values: [S, R], one row per seed.
+        objective: name of the class; decides colour and line.
+        line: overrides, such as ``alpha`` or ``color``.
+
+    Returns:
+        The last point, for a label.
+    """
+    look = {"color": COLOURS.get(objective, INK), "linestyle": line_of(objective)} | line
+    mean, half = values.mean(axis=0), half_width(values)
+    ax.fill_between(x, mean - half, mean + half, color=look["color"], alpha=0.18, linewidth=0)
+    ax.plot(x, mean, **look)
+    return float(x[-1]), float(mean[-1])
+
+
+def label_ends(
+    ax: Axes, ends: Sequence[tuple[float, float, str, str]], gap: float = 0.065, **text: Any
+) -> None:
+    """Write each curve's name at its right end, moved up or down just enough not to overlap.
+
+    Args:
+        ax: its limits must be final; room is made on the right by the layout.
+        ends: (x, y, text, colour) of each curve's last point.
+        gap: least vertical distance between labels, as a share of the axis' height.
+        text: overrides for ``ax.annotate``.
+    """
+    low, high = ax.get_ylim()
+
+    def to_share(y: float) -> float:
+        if ax.get_yscale() == "log":
+            return float(np.log(y / low) / np.log(high / low))
+        return (y - low) / (high - low)
+
+    order = sorted(range(len(ends)), key=lambda i: ends[i][1])
+    wanted = np.array([to_share(ends[i][1]) for i in order])
+    placed = spread_apart(wanted, gap)
+    right = max((end[0] for end in ends), default=0.0)
+    for share, i in zip(placed, order, strict=True):
+        _, _, name, colour = ends[i]
+        ax.annotate(
+            name,
+            xy=(right, share),
+            xycoords=("data", "axes fraction"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            ha="left",
+            annotation_clip=False,
+            **({"color": colour, "fontsize": 13, "fontweight": "bold"} | text),
+        )
+
+
+def spread_apart(wanted: np.ndarray, gap: float) -> np.ndarray:
+    """The positions nearest to the wanted ones (ascending) that are at least ``gap`` apart."""
+    groups: list[tuple[float, int]] = []
+    for position in wanted:
+        groups.append((float(position), 1))
+        while len(groups) > 1:
+            (a, n), (b, m) = groups[-2], groups[-1]
+            if b - a >= gap * (n + m) / 2:
+                break
+            groups[-2:] = [((a * n + b * m) / (n + m), n + m)]
+    placed = [
+        centre + gap * (k - (count - 1) / 2) for centre, count in groups for k in range(count)
+    ]
+    return np.array(placed)
+
+
+def panel_title(ax: Axes, text: str) -> None:
+    """The idea of a panel, above it on the left."""
+    ax.set_title(text, loc="left", fontsize=RC["axes.titlesize"], fontweight="bold")
+
+
+def footnote(figure: Figure, text: str) -> None:
+    """What is shown, with n: one small line under the panels."""
+    figure.supxlabel(text, fontsize=11, color="#5F6368", x=0.01, ha="left")
+
+
+def write(
+    figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg", "png")
+) -> list[Path]:
+    """Save a figure in every format, with reproducible bytes.
+
+    Args:
+        figure: what to save; it is closed afterwards.
+        folder: created if it is missing.
+        name: the file's stem.
+        formats: ``"svg"``, ``"png"``, ``"pdf"``.
+    """
+    nothing = {
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        "png": {"Software": None},
+    }
+    paths = [folder / f"{name}.{extension}" for extension in formats]
+    with matplotlib.rc_context(RC):
+        for path in paths:
+            metadata = nothing[path.suffix[1:]]
+            atomically(path, lambda temporary, m=metadata: figure.savefig(temporary, metadata=m))
+    plt.close(figure)
+    return paths
+
+
+def write_animation(
+    animation: FuncAnimation, folder: Path, name: str, frames_per_second: int = 12
+) -> Path:
+    """Save an animation as a GIF that any slide can hold."""
+    path = folder / f"{name}.gif"
+    writer = PillowWriter(fps=frames_per_second)
+    with matplotlib.rc_context(RC):
+        atomically(path, lambda temporary: animation.save(str(temporary), writer=writer, dpi=70))
+    plt.close(animation._fig)  # pyright: ignore[reportAttributeAccessIssue]
+    return path

@@ -1,0 +1,64 @@
+"""Find the command, hand it the rest of the line, and turn bad input into a plain sentence.
+
+``modeseek --help`` answers at once: nothing heavy is imported before a command runs.
+"""
+
+import importlib
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+COMMANDS = {
+    "reproduce": "run the experiments, draw the figures, end with a table of claims and verdicts",
+    "bandit": "one recipe on one problem: a table and a picture in seconds",
+    "objectives": "every objective with its place in the paper's taxonomy",
+}
+
+EXAMPLES = (
+    ("modeseek reproduce", "the whole didactic study, about two minutes"),
+    ("modeseek reproduce negative_gradient --seeds 30", "one experiment, more seeds"),
+    ("modeseek bandit ipo --problem R1", "how offline IPO moves mass when the peak is far away"),
+    ("modeseek bandit online_dpo --objective.beta 0.3", "any number of a recipe is a flag"),
+    ("modeseek objectives", "which objectives push down, seek modes, need fresh samples"),
+)
+
+
+def show_help(console: Console) -> None:
+    """Print what there is, and lines worth copying."""
+    console.print(
+        "[bold]modeseek[/] shows how preference fine-tuning objectives move probability mass.\n"
+    )
+    for title, rows in (("Commands", COMMANDS.items()), ("Try", EXAMPLES)):
+        table = Table(box=None, show_header=False, padding=(0, 3, 0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for left, right in rows:
+            table.add_row(f"[cyan]{left}[/]", right)
+        console.print(f"[bold]{title}[/]")
+        console.print(table)
+        console.print()
+    console.print("`modeseek COMMAND --help` lists a command's flags with their defaults.")
+
+
+def main() -> None:
+    """Run a command; exit with 2 for bad input, 130 when interrupted."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        show_help(Console())
+        return
+    complain = Console(stderr=True, soft_wrap=True, highlight=False)
+    command, rest = arguments[0], arguments[1:]
+    try:
+        if command not in COMMANDS:
+            from experiments.catalogue import check_known
+
+            check_known("command", command, COMMANDS)
+        importlib.import_module(f"modeseek.{command}").main(rest)
+    except (ValueError, OSError) as error:
+        complain.print(f"[bold red]modeseek {escape(command)}:[/] {escape(str(error))}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        complain.print("interrupted.")
+        raise SystemExit(130) from None

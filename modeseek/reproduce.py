@@ -1,0 +1,231 @@
+"""``modeseek reproduce``: every experiment, every figure, one table of claims and verdicts."""
+
+import importlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from experiments.catalogue import BANDIT, chosen, sources
+from experiments.results import Result, Size, Verdict, fingerprint, is_current, load, save
+from modeseek.workers import Task, run_tasks
+
+SEEDS = {"quick": 3, "default": 10, "full": 30}
+COLOURS = {"held": "green", "held under this condition": "yellow", "did not hold": "red"}
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Run the experiments and draw the figures of the didactic study.
+
+    An experiment whose result is already there, from the same code and settings, is kept. Interrupt
+    it at any time: what is finished stays, and the same command continues.
+    """
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Experiments to run, with those they read; all of the default ones if none is named."""
+    quick: bool = False
+    """Small and few: to see that everything works, not to judge a claim."""
+    full: bool = False
+    """The paper's lengths and 30 seeds; takes a while."""
+    seeds: int | None = None
+    """Repetitions of every setting; 10, or 3 with --quick, or 30 with --full."""
+    out: Path = Path("reproduced")
+    """Folder for results and figures; created if it is missing."""
+    fresh: bool = False
+    """Compute again what is already there."""
+    processes: int | None = None
+    """Experiments that run side by side; one per core, four at most."""
+    formats: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png")
+    """File formats of the figures."""
+
+    def __post_init__(self) -> None:
+        if self.quick and self.full:
+            raise ValueError("--quick and --full exclude each other; give one.")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"--processes is {self.processes}; it must be at least 1.")
+        if not self.formats:
+            raise ValueError("--formats is empty; give svg, png or pdf.")
+
+    @property
+    def size(self) -> Size:
+        """How much to compute."""
+        name = "quick" if self.quick else "full" if self.full else "default"
+        return Size(name, SEEDS[name] if self.seeds is None else self.seeds)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise unless files can be made in a folder.
+
+    Raises:
+        OSError: names the folder and the remedy.
+    """
+    probe = folder / ".can-be-written"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"--out {folder} can't be written ({error.strerror}); name a folder of your own."
+        ) from None
+
+
+def run_one(name: str, size: Size, out: str, formats: tuple[str, ...]) -> float:
+    """Run one experiment, save its result, draw its figure; the work of a worker process.
+
+    Returns:
+        Seconds it took.
+    """
+    began = time.perf_counter()
+    results = Path(out) / "bandit"
+    experiment = importlib.import_module(f"experiments.bandit.{name}")
+    inputs = {read: load(results, read) for read in BANDIT[name].reads}
+    result: Result = experiment.run(size, inputs) if inputs else experiment.run(size)
+    mark = fingerprint(sources(name), size)
+    draw(result, Path(out) / "figures", formats)
+    save(result, results, size, mark)
+    return time.perf_counter() - began
+
+
+def draw(result: Result, folder: Path, formats: tuple[str, ...]) -> None:
+    """Draw a result's figure, and its animation where it has one."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from figures import style
+
+    figure = importlib.import_module(f"figures.{result.name}")
+    style.write(figure.draw(result), folder, result.name, formats)
+    if hasattr(figure, "animate"):
+        style.write_animation(figure.animate(result), folder, result.name)
+
+
+def verdict_table(verdicts: dict[str, list[Verdict]]) -> Table:
+    """Claims and verdicts, in the order of the story."""
+    table = Table(title="Claims and verdicts", title_style="bold", show_lines=True)
+    for column, ratio in (("experiment", 2), ("claim", 5), ("verdict", 3), ("evidence", 6)):
+        table.add_column(column, ratio=ratio, overflow="fold")
+    for name in BANDIT:
+        for verdict in verdicts.get(name, []):
+            outcome = f"[{COLOURS[verdict.outcome]}]{verdict.outcome}[/]"
+            if verdict.condition:
+                outcome += f": {escape(verdict.condition)}"
+            table.add_row(name, escape(verdict.claim), outcome, escape(verdict.evidence))
+    return table
+
+
+def verdict_markdown(verdicts: dict[str, list[Verdict]]) -> str:
+    """The same table for a reader of files."""
+    lines = ["| experiment | claim | verdict | evidence |", "|---|---|---|---|"]
+    for name in BANDIT:
+        for verdict in verdicts.get(name, []):
+            outcome = verdict.outcome + (f": {verdict.condition}" if verdict.condition else "")
+            cells = (name, verdict.claim, outcome, verdict.evidence)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the line and do it."""
+    options = tyro.cli(Reproduce, args=arguments, prog="modeseek reproduce")
+    names, size, out = chosen(options.names), options.size, options.out
+    check_writable(out)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    console = Console()
+    began = time.perf_counter()
+
+    marks = {name: fingerprint(sources(name), size) for name in names}
+    kept = set()
+    if not options.fresh:
+        kept = {name for name in names if is_current(out / "bandit", name, marks[name])}
+    stale = {name for name in names if set(BANDIT[name].reads) & (set(names) - kept)}
+    kept -= stale
+    tasks = [
+        Task(name, (size, str(out), options.formats), BANDIT[name].seconds, BANDIT[name].reads)
+        for name in names
+        if name not in kept
+    ]
+    console.print(
+        f"{len(names)} experiments, {size.seeds} seeds, {size.name} size, into {out}"
+        + (f"; {len(kept)} already there ({', '.join(sorted(kept))})" if kept else "")
+    )
+    failures = run_with_progress(console, tasks, kept, options.processes)
+    verdicts = {name: load(out / "bandit", name).verdicts for name in names if name not in failures}
+    if kept:
+        for name in sorted(kept):
+            missing = [f for f in options.formats if not (out / "figures" / f"{name}.{f}").exists()]
+            if missing:
+                draw(load(out / "bandit", name), out / "figures", options.formats)
+    (out / "CLAIMS.md").write_text(verdict_markdown(verdicts), encoding="utf-8")
+    console.print(verdict_table(verdicts))
+    console.print(
+        f"{time.perf_counter() - began:.0f} s. Figures in {out / 'figures'}, results in "
+        f"{out / 'bandit'}, this table in {out / 'CLAIMS.md'}."
+    )
+    for name, error in failures.items():
+        console.print(f"[bold red]{name} failed[/]\n{escape(error)}")
+    if failures:
+        raise SystemExit(1)
+
+
+def run_with_progress(
+    console: Console, tasks: list[Task], kept: set[str], processes: int | None
+) -> dict[str, str]:
+    """Run the tasks under a progress bar that estimates the time left.
+
+    Returns:
+        The errors of the tasks that failed, by name.
+    """
+    if not tasks:
+        return {}
+    workers = processes or min(4, os.cpu_count() or 1)
+    failures: dict[str, str] = {}
+    running: dict[str, float] = {}
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("about {task.fields[left]} left"),
+        TextColumn("[cyan]{task.fields[running]}"),
+    )
+    share = min(workers, len(tasks))
+    with Progress(*columns, console=console) as progress:
+        remaining = {task.name: task.seconds for task in tasks}
+        pace, began = 1.0, time.perf_counter()
+        bar = progress.add_task("", total=len(tasks), left="…", running="starting")
+
+        def refresh() -> None:
+            left = pace * sum(remaining.values()) / share
+            progress.update(bar, left=f"{left:.0f} s", running=", ".join(running))
+
+        def started(name: str) -> None:
+            running[name] = time.perf_counter()
+            refresh()
+
+        expected = sum(remaining.values())
+        try:
+            for outcome in run_tasks(run_one, tasks, kept, workers, started):
+                running.pop(outcome.name, None)
+                remaining.pop(outcome.name)
+                if outcome.error:
+                    failures[outcome.name] = outcome.error
+                done = expected - sum(remaining.values())
+                pace = (time.perf_counter() - began) * share / max(done, 1.0)
+                progress.advance(bar)
+                refresh()
+        except KeyboardInterrupt:
+            finished = [task.name for task in tasks if task.name not in remaining]
+            console.print(
+                f"interrupted; kept {', '.join(finished) or 'nothing new'}. "
+                "The same command continues from here."
+            )
+            raise
+    return failures
