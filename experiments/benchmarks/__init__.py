@@ -1,0 +1,1 @@
+"""How fast the same study runs, here and elsewhere: paired, medians and ratios, never asserted."""

@@ -1,0 +1,64 @@
+"""Whatever a user gets wrong is answered with a sentence that names it, before anything is computed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from modeseek import cli
+
+
+def answer(capsys, monkeypatch, line: str) -> tuple[int, str]:
+    """Exit status and stderr of a command line."""
+    monkeypatch.setattr(sys, "argv", ["modeseek", *line.split()])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("reprodce", ["unknown command", "reproduce"]),
+        ("reproduce negativ_gradient", ["unknown experiment", "negative_gradient"]),
+        ("reproduce zzz", ["There are:", "environment", "frontier"]),
+        ("reproduce --seeds 1", ["seeds is 1", "at least 2"]),
+        ("reproduce --quick --full", ["exclude each other"]),
+        ("reproduce --processes 0", ["--processes is 0", "at least 1"]),
+        ("reproduce --wrong", ["--wrong"]),
+        ("bandit", ["name a recipe", "online_best_of_n"]),
+        ("bandit online_dpp", ["unknown recipe", "online_dpo"]),
+        ("bandit ipo --problem R3", ["unknown problem", "R1"]),
+        ("bandit ipo --problem r1", ["unknown problem", "R1"]),
+        ("bandit dpo --objective.beta -1", ["DPO.beta", "-1", "greater than 0"]),
+        ("bandit dpo --objective.beta 0", ["DPO.beta", "greater than 0"]),
+        ("bandit dpo --reuse.inner-steps 0", ["inner_steps", "T >= 1"]),
+        ("bandit dpo --learning-rate nan", ["learning_rate", "finite"]),
+        ("bandit dpo --learning-rate 0", ["learning_rate", "above 0"]),
+        ("bandit dpo --steps 0", ["--steps is 0"]),
+        ("bandit dpo --seeds 1", ["--seeds is 1"]),
+        ("bandit dpo --problem R1-tokens", ["--policy tokens"]),
+        ("bandit dpo --betaa 1", ["--betaa"]),
+    ],
+)
+def test_a_wrong_word_is_answered_with_a_remedy(capsys, monkeypatch, line, words):
+    status, text = answer(capsys, monkeypatch, line)
+    assert status == 2
+    flat = " ".join(text.split())
+    for word in words:
+        assert word in flat, text
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(capsys, monkeypatch, tmp_path):
+    occupied = tmp_path / "a-file"
+    occupied.write_text("")
+    for command in ("reproduce environment", "bandit dpo"):
+        status, text = answer(capsys, monkeypatch, f"{command} --out {occupied}/below")
+        assert status == 2
+        assert "can't be written" in text
+
+
+def test_the_module_is_a_command_too():
+    line = [sys.executable, "-m", "modeseek", "--help"]
+    shown = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert "reproduce" in shown
