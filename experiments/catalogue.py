@@ -32,6 +32,7 @@ class Experiment:
 BANDIT: dict[str, Experiment] = {
     "environment": Experiment("What do the reference and the two rewards look like?", 3),
     "relocation": Experiment("Where does each direction of the KL move probability mass?", 8),
+    "velocities": Experiment("How fast, and is the theory true of softmax logits?", 5),
     "on_policy": Experiment("What does stale data cost?", 25),
     "reuse": Experiment("How often may the same samples be used?", 25),
     "negative_gradient": Experiment("Offline: does pushing down beat only pulling up?", 20),

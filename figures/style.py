@@ -14,7 +14,9 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from experiments.intervals import half_width
 from experiments.results import atomically
@@ -129,6 +131,19 @@ def curve(
     return float(x[-1]), float(mean[-1])
 
 
+def shades(objective: str, count: int, lightest: float = 0.62) -> list[str]:
+    """An objective's colour, then paler and paler: for one objective at several settings.
+
+    Args:
+        objective: name of the class.
+        count: how many shades.
+        lightest: share of white in the last.
+    """
+    colour = np.array(to_rgb(COLOURS.get(objective, INK)))
+    white = np.linspace(0, lightest, count)[:, None]
+    return [to_hex(shade) for shade in (1 - white) * colour + white]
+
+
 def label_ends(
     ax: Axes, ends: Sequence[tuple[float, float, str, str]], gap: float = 0.065, **text: Any
 ) -> None:
@@ -147,9 +162,11 @@ def label_ends(
             return float(np.log(y / low) / np.log(high / low))
         return (y - low) / (high - low)
 
-    order = sorted(range(len(ends)), key=lambda i: ends[i][1])
+    order = sorted(range(len(ends)), key=lambda i: to_share(ends[i][1]))
     wanted = np.array([to_share(ends[i][1]) for i in order])
     placed = spread_apart(wanted, gap)
+    room_above = gap * np.arange(len(placed))[::-1]
+    placed = np.minimum(placed, 0.98 - room_above)
     right = max((end[0] for end in ends), default=0.0)
     for share, i in zip(placed, order, strict=True):
         _, _, name, colour = ends[i]
@@ -167,15 +184,20 @@ def label_ends(
 
 
 def spread_apart(wanted: np.ndarray, gap: float) -> np.ndarray:
-    """The positions nearest to the wanted ones (ascending) that are at least ``gap`` apart."""
+    """The positions in [0, 1] nearest to the wanted ones (ascending), in slots of size ``gap``."""
+
+    def inside(centre: float, count: int) -> float:
+        half = gap * count / 2
+        return min(max(centre, half), 1 - half) if half < 0.5 else 0.5
+
     groups: list[tuple[float, int]] = []
     for position in wanted:
-        groups.append((float(position), 1))
+        groups.append((inside(float(position), 1), 1))
         while len(groups) > 1:
             (a, n), (b, m) = groups[-2], groups[-1]
             if b - a >= gap * (n + m) / 2:
                 break
-            groups[-2:] = [((a * n + b * m) / (n + m), n + m)]
+            groups[-2:] = [(inside((a * n + b * m) / (n + m), n + m), n + m)]
     placed = [
         centre + gap * (k - (count - 1) / 2) for centre, count in groups for k in range(count)
     ]
@@ -217,13 +239,25 @@ def write(
     return paths
 
 
+class Frames(PillowWriter):
+    """Takes a frame as it stands on the canvas; its parent would draw it two more times."""
+
+    def grab_frame(self, **savefig_kwargs: Any) -> None:
+        """Keep the frame that has just been drawn."""
+        canvas: Any = self.fig.canvas
+        frames: list[Image.Image] = self._frames  # pyright: ignore[reportAttributeAccessIssue]
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+
+
 def write_animation(
-    animation: FuncAnimation, folder: Path, name: str, frames_per_second: int = 12
+    animation: FuncAnimation, folder: Path, name: str, frames_per_second: int = 6
 ) -> Path:
     """Save an animation as a GIF that any slide can hold."""
     path = folder / f"{name}.gif"
-    writer = PillowWriter(fps=frames_per_second)
+    writer = Frames(fps=frames_per_second)
+    figure: Any = animation._fig  # pyright: ignore[reportAttributeAccessIssue]
+    figure.set_dpi(70)
     with matplotlib.rc_context(RC):
         atomically(path, lambda temporary: animation.save(str(temporary), writer=writer, dpi=70))
-    plt.close(animation._fig)  # pyright: ignore[reportAttributeAccessIssue]
+    plt.close(figure)
     return path
