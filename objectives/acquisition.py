@@ -35,7 +35,7 @@ def predictive_entropy(S: Float[Array, "P n"]) -> Scores:
 def implicit_reward(
     S: Float[Array, "..."], S_ref: Float[Array, "..."], beta: Number = 1.0
 ) -> Float[Array, "..."]:
-    """H = beta (S - S_ref): the reward that DPO's policy implies, up to a term of the prompt."""
+    """Implicit reward h = beta (S - S_ref) of a DPO policy, up to a term of the prompt."""
     return beta * (S - S_ref)
 
 

@@ -27,7 +27,7 @@ def masked_mean(
 
 
 def batch_mean(reward: PerResponse, valid: Exists) -> PerResponse:
-    """R - mean r over the batch.
+    """Reward minus its mean over the batch.
 
     Args:
         reward: higher is better; anything where ``valid`` is False.
@@ -50,7 +50,7 @@ class RunningMean:
 def running_mean(
     reward: PerResponse, valid: Exists, state: RunningMean | None = None
 ) -> tuple[PerResponse, RunningMean]:
-    """R - mean of all rewards so far, this batch included.
+    """Reward minus the mean of all rewards so far, this batch included.
 
     Args:
         reward: higher is better.
@@ -71,7 +71,7 @@ def running_mean(
 
 
 def group_mean(reward: PerResponse, valid: Exists) -> PerResponse:
-    """R - mean r over the response's own group; in units of the reward."""
+    """Reward minus its mean over the response's own group; in units of the reward."""
     return jnp.where(valid, reward - masked_mean(reward, valid, axis=-1), 0)
 
 
@@ -93,7 +93,7 @@ def group_zscore(reward: PerResponse, valid: Exists, floor: Number = 0.0) -> Per
 
 
 def leave_one_out(reward: PerResponse, valid: Exists) -> PerResponse:
-    """R - mean of the others of its group; 0 for a response that is alone. In units of the reward.
+    """Reward minus the mean of the others of its group; 0 if alone. In units of the reward.
 
     The baseline does not depend on the response itself, so the gradient stays exactly unbiased.
 
@@ -175,7 +175,7 @@ def kl_in_reward(
     mask: Bool[Array, "B N T"],
     beta: Number,
 ) -> PerResponse:
-    """R - beta * sum_t (old_logp - ref_logp): the KL penalty as a part of the response's reward.
+    """Reward with the KL penalty taken off: r - beta * sum_t (old_logp - ref_logp).
 
     Args:
         reward: higher is better.

@@ -91,18 +91,18 @@ def alpha_divergence(logp: LogProbs, target_logp: LogProbs, alpha: Number) -> Na
     Source: Amari 1985; Minka 2005, "Divergence measures and message passing".
     """
     alpha = jnp.asarray(alpha, jnp.result_type(logp))
-    log_ratio = logp - target_logp
-    is_forward, is_reverse = alpha == 0, alpha == 1
-    a = jnp.where(is_forward | is_reverse, 0.5, alpha)
-    under_policy = expectation(logp, jnp.expm1((a - 1) * log_ratio))
-    under_target = expectation(target_logp, jnp.expm1(a * log_ratio))
-    general = jnp.where(a > 0.5, under_policy, under_target) / (a * (a - 1))
-    limits = jnp.where(is_reverse, reverse_kl(logp, target_logp), forward_kl(logp, target_logp))
-    return jnp.where(is_forward | is_reverse, limits, general)
+    seeking = alpha > 0.5
+    under = jnp.where(seeking, logp, target_logp)
+    # Cleaned before the exponential, whose overflow would reach the gradient as 0 times infinity.
+    log_ratio = jnp.where(jnp.exp(under) > 0, logp - target_logp, 0)
+    limit = (alpha == 0) | (alpha == 1)
+    a = jnp.where(limit, 0.5, alpha)
+    general = jnp.expm1(jnp.where(seeking, a - 1, a) * log_ratio) / (a * (a - 1))
+    return expectation(under, jnp.where(limit, jnp.where(seeking, 1, -1) * log_ratio, general))
 
 
 def optimal_policy(ref_logp: LogProbs, reward: Float[Array, "*#batch K"], beta: Number) -> LogProbs:
-    """Log pi*, pi* proportional to pi_ref exp(r / beta): what KL-regularised RL converges to.
+    """Log-probabilities of pi* = pi_ref exp(r / beta), normalised: where KL-regularised RL ends.
 
     Args:
         ref_logp: log pi_ref.

@@ -35,7 +35,9 @@ class KLPenalty:
 
     What the gradient of each estimator is in expectation, on policy: ``"k1"`` none at all (the
     authors' KL term does nothing), ``"k2"`` that of the reverse KL, ``"k3"`` that of
-    KL(pi_ref || pi), which is mass-covering. ``tests/objectives`` proves it by enumeration.
+    KL(pi_ref || pi), which is mass-covering. ``tests/objectives`` proves it by enumeration. For
+    responses of several tokens these are sums of KLs per position: that the penalty also changes
+    which prefixes are reached has no part in them (``kl_in_reward`` has the whole gradient).
 
     Args:
         beta: loss per nat; 0 or None for no penalty.
@@ -74,7 +76,7 @@ def advantage_of(objective: object, batch: Scored) -> Float[Array, "B N T"] | Fl
 
 
 def entropy_bonus(batch: Scored, coefficient: Number) -> PerToken:
-    """C sg(logp) logp: its gradient is that of -c times the entropy; its value means nothing."""
+    """Bonus c sg(logp) logp: it has the gradient of -c times the entropy, and no value."""
     return coefficient * lax.stop_gradient(batch.logp) * batch.logp
 
 

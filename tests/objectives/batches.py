@@ -38,13 +38,16 @@ class Batch(NamedTuple):
         return self.mask & self.valid[..., None]
 
 
-def draw(seed: int, advantage: str | None = "token", garbage: float = np.nan) -> Batch:
+Garbage = float | tuple[float, ...]
+
+
+def draw(seed: int, advantage: str | None = "token", garbage: Garbage = np.nan) -> Batch:
     """A random batch: ragged masks with gaps, ties, and groups that are hardly there.
 
     Args:
         seed: the batch depends on nothing else; odd seeds lie above the reference, even ones below.
         advantage: ``"token"`` [B, N, T], ``"response"`` [B, N, 1], or None.
-        garbage: stands wherever nothing is scored.
+        garbage: stands wherever nothing is scored; several numbers take turns.
     """
     rng = np.random.default_rng(seed)
     mask = rng.random((B, N, T)) < 0.75
@@ -55,8 +58,10 @@ def draw(seed: int, advantage: str | None = "token", garbage: float = np.nan) ->
     reward = rng.normal(0.5, 0.6, (B, N))
 
     # 0: nearly certain responses, whose complement has no probability left.
+    # Far better than the other groups, so that a group's mean is not the batch's.
     mask[0], valid[0] = True, True
     logp[0, :2] *= 1e-8
+    reward[0] += 1.5
     # 1: ties among the best, among the worst, and a difference of exactly 1/2.
     mask[1, :, 0], valid[1] = True, True
     reward[1] = rng.permutation([0.0, 1.0, 1.0, 0.5]) if seed % 3 else [1.0, 0.0, 1.0, 0.0]
@@ -80,21 +85,22 @@ def draw(seed: int, advantage: str | None = "token", garbage: float = np.nan) ->
     return litter(batch, garbage)
 
 
-def litter(batch: Batch, garbage: float) -> Batch:
+def litter(batch: Batch, garbage: Garbage) -> Batch:
     """Put garbage wherever nothing is scored, in every field."""
     exists, scored = batch.exists, batch.scored
 
     def over(x: np.ndarray | None) -> np.ndarray | None:
         if x is None:
             return None
-        return np.where(scored if x.shape == scored.shape else exists[..., None], x, garbage)
+        there = scored if x.shape == scored.shape else exists[..., None]
+        return np.where(there, x, np.resize(garbage, x.shape))
 
     return batch._replace(
         logp=over(batch.logp),
         ref_logp=over(batch.ref_logp),
         old_logp=over(batch.old_logp),
         advantage=over(batch.advantage),
-        reward=np.where(exists, batch.reward, garbage),
+        reward=np.where(exists, batch.reward, np.resize(garbage, exists.shape)),
     )
 
 

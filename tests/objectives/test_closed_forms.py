@@ -3,14 +3,15 @@
 import functools
 
 import hypothesis.strategies as st
+import jax
 import numpy as np
 import pytest
 from hypothesis import example, given
+
+from objectives import OBJECTIVES
 from tests.objectives import oracle
 from tests.objectives.batches import B, Batch, N, T, draw, litter, loss_and_gradient, on_device
 from tests.objectives.variations import CASES, Case
-
-from objectives import OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -23,6 +24,7 @@ def check(case: Case, batch: Batch) -> None:
     expected = oracle.answer(case.objective, batch)
     value, weight = np.asarray(terms.value), np.asarray(terms.weight)
     assert value.shape == weight.shape
+    assert {leaf.dtype for leaf in jax.tree.leaves((terms, loss, gradient))} == {np.dtype(float)}
     units = {unit.index: unit for unit in expected.units}
     for index in np.ndindex(weight.shape):
         if index not in units:
@@ -80,5 +82,7 @@ def test_an_objective_is_its_formula_on_awkward_batches(batch, which):
 
 def one_advantage(batch: Batch) -> Batch:
     """The first token's advantage for the whole response, or garbage where there is none."""
-    first = np.where(batch.exists[..., None], np.nan_to_num(batch.advantage[..., :1], nan=0.7), np.nan)
+    first = np.where(
+        batch.exists[..., None], np.nan_to_num(batch.advantage[..., :1], nan=0.7), np.nan
+    )
     return batch._replace(advantage=first)
