@@ -9,7 +9,7 @@ Key to the axes: B prompts, N responses per prompt, T tokens, K bins.
 """
 
 import itertools
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +26,17 @@ Prompts = Any
 Tokens = Int[Array, "B N T"]
 
 
+@runtime_checkable
 class Policy(Protocol):
-    """What ``simulate`` asks of a policy.
+    """What ``simulate`` asks of a policy."""
 
-    Attributes:
-        reference_is_start: whether log-ratios are taken to the policy as it was at the start (the
-            10-token world) or to the problem's reference itself (the one-token worlds).
-    """
+    @property
+    def reference_is_start(self) -> bool:
+        """Whether log-ratios are to the policy's own start, not to the problem's reference.
 
-    reference_is_start: bool
+        The authors take the first in the 10-token world and the second in the one-token worlds.
+        """
+        ...
 
     def prompts(self, key: PRNGKeyArray, count: int) -> Prompts:
         """Draw training prompts."""

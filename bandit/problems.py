@@ -22,7 +22,7 @@ BINS = 100
 
 
 def squashed_cauchy(
-    bins: int = BINS, location: float = -0.7, scale: float = 0.4
+    bins: int = BINS, location: float | int = -0.7, scale: float | int = 0.4
 ) -> Float[Array, " K"]:
     """Log-probabilities of tanh(X), X ~ Cauchy(location, scale), in equal bins of [-1, 1].
 
@@ -39,7 +39,7 @@ def squashed_cauchy(
     return jnp.log(jnp.asarray(np.diff(below)))
 
 
-def bump(peak: float, width: float, bins: int = BINS) -> Float[Array, " K"]:
+def bump(peak: float | int, width: float | int, bins: int = BINS) -> Float[Array, " K"]:
     """Reward exp(-((k - peak) / width)^2) of each bin: 1 at the peak; ``width`` in bins."""
     return jnp.asarray(np.exp(-(((np.arange(bins) - peak) / width) ** 2)), jnp.float32)
 

@@ -225,8 +225,8 @@ def measure(
     target = jnp.exp(problem.optimum(beta_star))
 
     batch = collected.responses
-    logp = token_logp(policy, params, collected.prompts, collected.tokens, temperature)
-    ratio = jnp.sum(logp - batch.ref_logp, axis=-1)
+    ratio = token_logp(policy, params, collected.prompts, collected.tokens, temperature)
+    ratio = jnp.sum(ratio - batch.ref_logp, axis=-1)
     chosen = best(batch.reward, batch.exists)
     return {
         "probability": probability,

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from bandit.policies import Policy, Tabular
 from bandit.problems import Problem
@@ -24,6 +24,8 @@ from bandit.transformer import TokenTransformer
 from objectives import Recipe
 from objectives.hyperparameters import Number
 from objectives.pytrees import pytree
+
+Keys = Key[Array, " S"]
 
 COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
 """Compile these small programs in half the time; they run as fast as at the default level."""
@@ -66,10 +68,10 @@ def in_chunks(function: Callable[[Any], Any], inputs: Any, size: int) -> Any:
 
 
 @functools.cache
-def compiled_starts(policy: Policy, contexts: int) -> Callable[[Problem, PRNGKeyArray], Start]:
+def compiled_starts(policy: Policy, contexts: int) -> Callable[[Problem, Keys], Start]:
     """The program that prepares the start of every seed."""
 
-    def starts(problem: Problem, keys: PRNGKeyArray) -> Start:
+    def starts(problem: Problem, keys: Keys) -> Start:
         def one(key: PRNGKeyArray) -> Start:
             return prepare(problem, policy, key, contexts)
 
@@ -85,7 +87,7 @@ def compiled_runs(
     """The program that runs every (setting, seed) pair, one after another in chunks."""
 
     def runs(
-        settings: Setting, starts: Start, keys: PRNGKeyArray, pairs: Any, beta_star: Number
+        settings: Setting, starts: Start, keys: Keys, pairs: Any, beta_star: Number
     ) -> dict[str, Any]:
         def one(pair: Any) -> dict[str, Any]:
             column, seed = pair
@@ -108,7 +110,7 @@ def compiled_runs(
     return jax.jit(runs, compiler_options=COMPILER_OPTIONS)
 
 
-def seed_keys(root: int, seeds: int) -> PRNGKeyArray:
+def seed_keys(root: int, seeds: int) -> Keys:
     """One key per seed: seed s has the same key however many seeds there are."""
     key = jax.random.key(root)
     return jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.arange(seeds))
@@ -177,7 +179,8 @@ def sweep(
             "keep names rejected_log_ratio, but with collection.responses=1 every response is the "
             "best of its group; drop it or draw 2 or more."
         )
-    stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *settings)
+    # In floating point, for a whole number would be another program.
+    stacked = jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x, float) for x in xs]), *settings)
     recipe = settings[0].recipe
     contexts = recipe.collection.prompts if contexts is None else contexts
     keys = seed_keys(root, seeds)
