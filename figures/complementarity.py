@@ -6,8 +6,8 @@ those that push bad ones down as well (policy gradients need the policy's own sa
 mean reward over the run on both problems, hollow offline and filled on-policy. Every method has its
 best learning rate, DPO and IPO their better choice of pairs.
 
-Claim: on-policy data lift every method off the level its data set holds it at; the push helps
-offline, and on-policy it is not what decides.
+Claim: where the peak is far, on-policy data lift every method off the level its data set holds it
+at; offline the push beats best-of-N, and on-policy it is not what decides.
 """
 
 from typing import Any

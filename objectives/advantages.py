@@ -7,12 +7,13 @@ at the whole batch at once, before it is cut into micro-batches.
 Key to the axes: B prompts, N responses per prompt, T token positions.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from objectives.hyperparameters import Number
-from objectives.pytrees import pytree
 
 PerResponse = Float[Array, "B N"]
 Exists = Bool[Array, "B N"]
@@ -39,12 +40,11 @@ def batch_mean(reward: PerResponse, valid: Exists) -> PerResponse:
     return jnp.where(valid, reward - masked_mean(reward, valid), 0)
 
 
-@pytree
-class RunningMean:
+class RunningMean(NamedTuple):
     """What ``running_mean`` remembers: the sum and the number of all rewards so far."""
 
     total: Float[Array, ""]
-    count: Float[Array, ""]
+    number: Float[Array, ""]
 
 
 def running_mean(
@@ -65,7 +65,7 @@ def running_mean(
     kept = jnp.where(valid, reward, 0)
     total, count = jnp.sum(kept), jnp.sum(valid).astype(kept.dtype)
     if state is not None:
-        total, count = total + state.total, count + state.count
+        total, count = total + state.total, count + state.number
     advantage = jnp.where(valid, reward - total / jnp.maximum(count, 1), 0)
     return advantage, RunningMean(total, count)
 

@@ -5,14 +5,15 @@ a gradient; sums add exactly. So an objective never averages: it returns values 
 whoever holds all of the batch divides once.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from objectives.pytrees import pytree
 
 
-@pytree
-class Weighted:
+class Weighted(NamedTuple):
     """Per-unit values with their weights: the one kind of thing that is ever averaged.
 
     Attributes:
@@ -32,10 +33,6 @@ class Weighted:
         """The weighted mean, 0 when there is no unit at all."""
         total, weight = self.total()
         return total / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny)
-
-    def __iter__(self):
-        """Unpack as ``value, weight``."""
-        return iter((self.value, self.weight))
 
 
 @pytree

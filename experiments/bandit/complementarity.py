@@ -1,6 +1,6 @@
 """Do on-policy data and a negative gradient add up?
 
-Command: ``modeseek reproduce complementarity``. Hardware and time: 42 s on one of two cores. Number
+Command: ``modeseek reproduce complementarity``. Hardware and time: 40 s on one of two cores. Number
 to expect: on R1, tuned, best-of-N ends 0.70 higher on-policy than offline, IPO 0.56. Feeds
 ``figures/complementarity.py``; ``frontier`` starts from its runs.
 
@@ -48,7 +48,7 @@ from objectives import (
     Reuse,
 )
 
-SECONDS = 42
+SECONDS = 40
 PROBLEMS = {"R1": R1, "R2": R2}
 CONTEXTS = 10
 RESPONSES = 10

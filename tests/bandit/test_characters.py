@@ -7,13 +7,14 @@ Key to the axes: G settings, S seeds, R records.
 """
 
 import functools
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
 import pytest
 
-from bandit import R1, R2, ContextualMLP, Setting, sweep
-from objectives import IPO, RECIPES, Collection, Recipe
+from bandit import PROBLEMS, R1, R2, ContextualMLP, Setting, TokenTransformer, sweep
+from objectives import AWR, IPO, RECIPES, Collection, Recipe
 from tests.bandit.watching import SWEEP, quick
 
 SEEDS = 3
@@ -65,3 +66,35 @@ def test_on_policy_a_near_reward_is_reached_sooner_than_a_far_one():
     far, near = online_best_of_n().mean(axis=1)
     assert near[1] > 0.95
     assert far[1] < 0.5
+
+
+@pytest.mark.slow
+def test_whether_weighted_imitation_finds_a_far_reward_offline_is_a_matter_of_its_temperature():
+    data = Collection("dataset", prompts=100, responses=10)
+    betas = (0.05, 0.1, 1.0)
+    recipes = [Recipe(AWR(beta=beta, max_weight=float("inf")), data) for beta in betas]
+    settings = [Setting(recipe, R1, 0.003) for recipe in recipes]
+    greedy, cool, warm = rewards(settings, 200, record_every=200)[..., -1].mean(axis=-1)
+    assert greedy > 0.9 and cool > 0.9 > offline("ipo")[0, :, -1].mean()
+    assert warm < 0.06
+
+
+def of_tokens(recipe: Recipe, learning_rate: float, steps: int) -> np.ndarray:
+    """Final rewards [S] of the transformer on R1, whose ceiling is 0.918."""
+    settings = [Setting(recipe, PROBLEMS["R1-tokens"], learning_rate)]
+    return sweep(settings, TokenTransformer(), SEEDS, steps, record_every=steps)["reward"][0, :, -1]
+
+
+@pytest.mark.slow
+def test_offline_a_negative_gradient_beats_imitation_in_sequences_too():
+    ipo = RECIPES["ipo"].objective
+    ipo = of_tokens(Recipe(replace(ipo, tau=0.05), Collection("dataset")), 0.01, 100)
+    best_of_n = of_tokens(RECIPES["best_of_n"], 0.01, 100)
+    assert ipo.min() > best_of_n.max() + 0.3
+    assert ipo.mean() > 0.5 and best_of_n.mean() < 0.16
+
+
+@pytest.mark.slow
+def test_imitation_on_policy_reaches_the_ceiling_in_sequences_too():
+    recipe = RECIPES["online_best_of_n"].with_reuse(inner_steps=5)
+    assert of_tokens(recipe, 0.001, 200).min() > 0.9

@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong is answered with a sentence that names it, before anything is computed."""
+"""Whatever a user gets wrong is answered with a sentence that names it, before any computing."""
 
 import subprocess
 import sys

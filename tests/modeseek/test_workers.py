@@ -29,7 +29,11 @@ def test_a_task_runs_after_what_it_reads(tmp_path):
     folder = (str(tmp_path),)
     tasks = [Task("b", folder, 1.0, ("a",)), Task("a", folder, 1.0), Task("c", folder, 5.0)]
     found = outcomes(tasks)
-    assert {name: outcome.value for name, outcome in found.items()} == {"a": "A", "b": "B", "c": "C"}
+    assert {name: outcome.value for name, outcome in found.items()} == {
+        "a": "A",
+        "b": "B",
+        "c": "C",
+    }
     assert (tmp_path / "a").read_text() < (tmp_path / "b").read_text()
 
 

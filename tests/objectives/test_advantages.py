@@ -119,7 +119,7 @@ def test_running_mean_remembers_every_reward_so_far(reward, valid):
         seen += [float(reward[b, n]) for n in members(valid, b)]
         expected = [float(reward[b, n]) - mean(seen) if valid[b, n] else 0.0 for n in range(N)]
         close(advantage[0], expected)
-    close([state.total, state.count], [sum(seen), len(seen)])
+    close([state.total, state.number], [sum(seen), len(seen)])
 
 
 @float64
