@@ -30,21 +30,21 @@ class Experiment:
 
 
 BANDIT: dict[str, Experiment] = {
-    "environment": Experiment("What do the reference and the two rewards look like?", 3),
-    "relocation": Experiment("Where does each direction of the KL move probability mass?", 8),
+    "environment": Experiment("What do the reference and the two rewards look like?", 2),
+    "relocation": Experiment("Where does each direction of the KL move probability mass?", 6),
     "velocities": Experiment("How fast, and is the theory true of softmax logits?", 5),
-    "on_policy": Experiment("What does stale data cost?", 25),
-    "reuse": Experiment("How often may the same samples be used?", 25),
+    "on_policy": Experiment("What does stale data cost?", 30),
+    "reuse": Experiment("How often may the same samples be used?", 22),
     "negative_gradient": Experiment("Offline: does pushing down beat only pulling up?", 20),
     "mechanism": Experiment("Whose probability falls when a contrastive loss falls?", 20),
     "complementarity": Experiment("Do on-policy data and a negative gradient add up?", 40),
     "unlikelihood": Experiment("Is an explicit push enough?", 12),
     "taxonomy": Experiment("Which objectives push down, and how hard?", 3),
     "frontier": Experiment(
-        "How much reward does each method buy per nat of KL?", 3, ("complementarity",)
+        "How much reward does each method buy per nat of KL?", 2, ("complementarity",)
     ),
     "acquisition": Experiment("Which labels are worth asking for?", 12),
-    "kl_estimators": Experiment("What does a KL penalty made of samples really pull towards?", 6),
+    "kl_estimators": Experiment("What does a KL penalty made of samples really pull towards?", 4),
     "calibration": Experiment(
         "Do independently measured numbers of the paper's equations agree?", 700, by_default=False
     ),
@@ -85,7 +85,7 @@ def check_known(kind: str, name: str, known: Iterable[str]) -> None:
 
 def sources(name: str) -> list[Path]:
     """The code a result depends on: both floors below, the experiment, and its inputs' code."""
-    shared = [ROOT / "experiments" / "intervals.py", ROOT / "experiments" / "results.py"]
+    shared = [path for path in (ROOT / "experiments").glob("*.py") if path != Path(__file__)]
     floors = [path for floor in ("objectives", "bandit") for path in (ROOT / floor).glob("*.py")]
     own = [ROOT / "experiments" / "bandit" / f"{part}.py" for part in (name, *BANDIT[name].reads)]
     return shared + floors + own

@@ -40,7 +40,6 @@ from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 from objectives import DPO
 
-SECONDS = 15
 LABELS = {"exact": 0.0, "noisy": 0.1}
 """Temperature of the Bradley-Terry labels by kind."""
 POLICY = ContextualMLP(context_size=20, features=16, hidden=32, evaluation_contexts=50)

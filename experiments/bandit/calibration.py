@@ -30,7 +30,6 @@ from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 from objectives import DPO, IPO, PPO, REINFORCE, RWR, BestOfN, Collection, Recipe, Reuse
 
-SECONDS = 700
 ROUNDING = 0.0005
 """Their numbers have three digits."""
 

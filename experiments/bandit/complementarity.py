@@ -48,7 +48,6 @@ from objectives import (
     Reuse,
 )
 
-SECONDS = 40
 PROBLEMS = {"R1": R1, "R2": R2}
 CONTEXTS = 10
 RESPONSES = 10

@@ -15,7 +15,6 @@ from bandit import R1, R2, Problem
 from experiments.intervals import Interval, difference, interval
 from experiments.results import Result, Size, Verdict
 
-SECONDS = 1
 BETAS = (1.0, 0.5, 0.1, 0.05)
 GROUP = 10
 GROUPS = 100

@@ -33,7 +33,6 @@ from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 from objectives import OBJECTIVES, optimal_policy
 
-SECONDS = 1
 READS = ("complementarity",)
 REWARDS = ("R1", "R2")
 LEVELS = {"R1": (1.0, 2.0, 3.0, 4.0), "R2": (0.5, 1.0, 1.5)}

@@ -35,7 +35,6 @@ from objectives import (
     reverse_kl,
 )
 
-SECONDS = 3
 BINS = 100
 PEAKS, START = (25, 70), 35
 FLOOR = 0.05

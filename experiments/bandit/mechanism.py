@@ -42,7 +42,6 @@ from objectives.hyperparameters import Number
 from objectives.labels import best
 from objectives.pytrees import pytree
 
-SECONDS = 20
 LEARNING_RATE = 0.003
 RESPONSES = 10
 STEPS = 200

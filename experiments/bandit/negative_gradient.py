@@ -29,7 +29,6 @@ from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 from objectives import DPO, IPO, RWR, BestOfN, Collection, Recipe
 
-SECONDS = 30
 PROBLEMS = {"R1": R1, "R2": R2}
 LEARNING_RATES = (0.001, 0.003, 0.01)
 TEMPERATURES = (0.05, 0.1, 0.3, 1.0)

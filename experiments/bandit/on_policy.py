@@ -32,7 +32,6 @@ from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 from objectives import IPO, REINFORCE, BestOfN, Collection, Recipe, Reuse
 
-SECONDS = 30
 STALENESS = (1, 5, 25)
 PROMPTS = 10
 RESPONSES = 10

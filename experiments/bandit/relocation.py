@@ -33,7 +33,6 @@ from experiments.intervals import difference, interval
 from experiments.results import Result, Size, Verdict
 from objectives import forward_kl, optimal_policy, reverse_kl
 
-SECONDS = 6
 LEARNING_RATE = 1.0
 STEPS = 10_000
 FEW = 100

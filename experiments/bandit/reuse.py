@@ -29,7 +29,6 @@ from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 from objectives import PPO, REINFORCE, BestOfN, Collection, Recipe
 
-SECONDS = 22
 LEARNING_RATE = 1e-3
 ROUND = Collection(source="policy", prompts=10, responses=10)
 METHODS = {

@@ -24,7 +24,6 @@ from objectives import ADVANTAGES, OBJECTIVES, RECIPES, Recipe, Responses, group
 from objectives.advantages import running_mean
 from objectives.taxonomy import taxonomy_rows
 
-SECONDS = 2
 GROUPS = 100
 REWARDS = (1.0, 2 / 3, 1 / 3, 0.0)
 TINY = 1e-6

@@ -30,7 +30,6 @@ from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 from objectives import IPO, BestOfN, Collection, Recipe, UnlikelihoodBestOfN
 
-SECONDS = 15
 PROBLEMS = {"R1": R1, "R2": R2}
 UNBOUNDED = ("mean", "worst", "sum")
 AGAINST = (*UNBOUNDED, "complement")

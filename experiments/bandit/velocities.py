@@ -37,7 +37,6 @@ from experiments.intervals import interval
 from experiments.results import Result, Size, Verdict
 from objectives import forward_kl, optimal_policy, reverse_kl
 
-SECONDS = 4
 CASES, SHOWN = 1000, 300
 SIZES = (4, 100)
 STEP_SIZES = (1.0, 0.1, 0.01)

@@ -315,7 +315,7 @@ MUTANTS = [
     ),
     Mutant("advantages.py", "jnp.maximum(std, floor) + 1e-6", "std + 1e-6"),
     Mutant("advantages.py", "jnp.maximum(count - 1, 1)", "jnp.maximum(count, 1)"),
-    Mutant("advantages.py", "count + state.count", "count"),
+    Mutant("advantages.py", "count + state.number", "count"),
     Mutant(
         "advantages.py",
         "std = jnp.sqrt(masked_mean(centred**2, mask))",
@@ -422,7 +422,8 @@ def survives(mutant: Mutant) -> bool:
         package = shutil.copytree(ROOT / "objectives", Path(folder) / "objectives")
         path = package / mutant.file
         source = path.read_text(encoding="utf-8")
-        assert source.count(mutant.old) == 1, f"{mutant} does not apply exactly once"
+        if source.count(mutant.old) != 1:
+            return True  # it changes nothing, or more than was meant
         path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
         sys.path.insert(0, folder)
         try:

@@ -18,14 +18,19 @@ def test_a_mutation_applies_exactly_once(mutant):
 
 
 @functools.cache
-def survivors() -> list[int]:
-    """Of all mutants, by number; found in one process."""
+def tried_out() -> subprocess.CompletedProcess[str]:
+    """All mutants, in one process."""
     script = "from tests.objectives import mutants; mutants.main()"
     numbers = [str(number) for number in range(len(MUTANTS))]
-    answer = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", script, *numbers], cwd=ROOT, capture_output=True, text=True
     )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def survivors() -> list[int]:
+    """The mutants that no test noticed, by number."""
+    answer = tried_out()
+    assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-2000:]
     return json.loads(answer.stdout.splitlines()[-1])
 
 
