@@ -20,7 +20,7 @@ WORLDS = {"1 token": "One token", "10 tokens": "Ten tokens"}
 
 def draw(result: Result) -> Figure:
     """Draw the result of ``experiments/bandit/calibration.py``."""
-    figure, axes = style.canvas(1, 2, height=6.4)
+    figure, axes = style.canvas(1, 2, height=7.2)
     for ax, (world, title) in zip(axes[0], WORLDS.items(), strict=True):
         rows = np.array([group.startswith(world + ",") for group in result.settings["groups"]])
         panel(ax, result, rows)

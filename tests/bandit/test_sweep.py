@@ -59,20 +59,22 @@ SMALL = ContextualMLP(hidden=16, evaluation_contexts=8, fit_steps=10)
 EVERYTHING = tuple(field.name for field in dataclasses.fields(Trace))
 
 
-@pytest.mark.parametrize(
+many_and_few = pytest.mark.parametrize(
     ("policy", "few", "many"),
-    [
-        pytest.param(Tabular(), 2, 40, id="table"),
-        pytest.param(SMALL, 1, 6, id="mlp", marks=pytest.mark.slow),
-    ],
+    # More than one chunk of either: 80 runs of a table, 12 of a network.
+    [pytest.param(Tabular(), 2, 40, id="table"), pytest.param(SMALL, 1, 6, id="mlp")],
 )
-def test_what_a_seed_produces_does_not_depend_on_how_many_run_beside_it(policy, few, many):
-    # Compiled as in production. 40 tables and 6 networks take more than one chunk.
+
+
+@many_and_few
+def test_what_a_seed_produces_does_not_depend_on_how_many_run_beside_it(policy, few, many, quickly):
     independent_of_company(policy, few, many)
 
 
-def test_what_a_seed_of_a_network_produces_does_not_depend_on_company_either(quickly):
-    independent_of_company(SMALL, 1, 6)
+@pytest.mark.slow
+@many_and_few
+def test_nor_does_it_when_compiled_as_in_production(policy, few, many):
+    independent_of_company(policy, few, many)
 
 
 def independent_of_company(policy: Policy, few: int, many: int) -> None:

@@ -232,8 +232,9 @@ def test_a_problem_of_another_number_of_bins_is_refused_because_prompts_have_100
         SMALL.init(key, WORLD, jnp.arange(2))
 
 
-def test_the_fitted_network_imitates_the_reference_at_every_position():
-    policy, problem = TokenTransformer(), PROBLEMS["R1-tokens"]
+@pytest.mark.parametrize("layers", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_the_fitted_network_imitates_the_reference_at_every_position(layers):
+    policy, problem = TokenTransformer(layers=layers), PROBLEMS["R1-tokens"]
 
     def look(key):
         start = prepare(problem, policy, key, 10)
