@@ -32,7 +32,7 @@ reproduce: setup ## run the experiments and draw the figures
 	$(VENV)/bin/modeseek reproduce $(ARGS)
 
 test: setup ## the default tests
-	$(RUN) pytest $(ARGS)
+	$(RUN) pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev ## lint, format, types and layers
 	$(RUN) ruff check .

@@ -31,22 +31,22 @@ class Experiment:
 
 BANDIT: dict[str, Experiment] = {
     "environment": Experiment("What do the reference and the two rewards look like?", 2),
-    "relocation": Experiment("Where does each direction of the KL move probability mass?", 6),
-    "velocities": Experiment("How fast, and is the theory true of softmax logits?", 5),
+    "relocation": Experiment("Where does each direction of the KL move probability mass?", 10),
+    "velocities": Experiment("How fast, and is the theory true of softmax logits?", 6),
     "on_policy": Experiment("What does stale data cost?", 30),
-    "reuse": Experiment("How often may the same samples be used?", 22),
-    "negative_gradient": Experiment("Offline: does pushing down beat only pulling up?", 20),
-    "mechanism": Experiment("Whose probability falls when a contrastive loss falls?", 20),
-    "complementarity": Experiment("Do on-policy data and a negative gradient add up?", 40),
-    "unlikelihood": Experiment("Is an explicit push enough?", 12),
-    "taxonomy": Experiment("Which objectives push down, and how hard?", 3),
+    "reuse": Experiment("How often may the same samples be used?", 24),
+    "negative_gradient": Experiment("Offline: does pushing down beat only pulling up?", 25),
+    "mechanism": Experiment("Whose probability falls when a contrastive loss falls?", 17),
+    "complementarity": Experiment("Do on-policy data and a negative gradient add up?", 45),
+    "unlikelihood": Experiment("Is an explicit push enough?", 14),
+    "taxonomy": Experiment("Which objectives push down, and how hard?", 4),
     "frontier": Experiment(
         "How much reward does each method buy per nat of KL?", 2, ("complementarity",)
     ),
-    "acquisition": Experiment("Which labels are worth asking for?", 12),
-    "kl_estimators": Experiment("What does a KL penalty made of samples really pull towards?", 4),
+    "acquisition": Experiment("Which labels are worth asking for?", 20),
+    "kl_estimators": Experiment("What does a KL penalty made of samples really pull towards?", 5),
     "calibration": Experiment(
-        "Do independently measured numbers of the paper's equations agree?", 700, by_default=False
+        "Do independently measured numbers of the paper's equations agree?", 840, by_default=False
     ),
 }
 

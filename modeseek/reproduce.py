@@ -217,6 +217,8 @@ def run_with_progress(
                 remaining.pop(outcome.name)
                 if outcome.error:
                     failures[outcome.name] = outcome.error
+                else:
+                    progress.console.print(f"  {outcome.name}: {outcome.value:.0f} s")
                 done = expected - sum(remaining.values())
                 pace = (time.perf_counter() - began) * share / max(done, 1.0)
                 progress.advance(bar)

@@ -1,6 +1,6 @@
 """Which labels are worth asking for?
 
-Command: ``modeseek reproduce acquisition``. Hardware and time: SECONDS_TEXT on one of two cores.
+Command: ``modeseek reproduce acquisition``. Hardware and time: 18 s on one of two cores.
 Number to expect: labels on random pairs bring the policy to a reward of about 0.6 after 192 of
 them, whether they are exact or noisy, and no acquisition function is faster. Feeds
 ``figures/acquisition.py``.

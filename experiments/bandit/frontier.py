@@ -33,7 +33,6 @@ from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 from objectives import OBJECTIVES, optimal_policy
 
-READS = ("complementarity",)
 REWARDS = ("R1", "R2")
 LEVELS = {"R1": (1.0, 2.0, 3.0, 4.0), "R2": (0.5, 1.0, 1.5)}
 BETAS = np.geomspace(5e-3, 1e4, 6000)

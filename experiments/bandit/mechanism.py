@@ -1,8 +1,8 @@
 """Whose probability falls when a contrastive loss falls?
 
-Command: ``modeseek reproduce mechanism``. Hardware and time: SECONDS_TEXT on one of two cores.
+Command: ``modeseek reproduce mechanism``. Hardware and time: 13 s on one of two cores.
 Number to expect: on R1, IPO with the reward threshold ends with the best response of a group
-1.9 nats above the reference with 5 prompts and 0.8 nats below it with 50, while the margin to the
+1.9 nats above the reference with 5 prompts and 1.0 nats below it with 50, while the margin to the
 others stays near 5 nats. Feeds ``figures/mechanism.py``.
 
 A contrastive loss sees only the *difference* between winner and loser. It can be widened by raising

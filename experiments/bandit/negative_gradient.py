@@ -1,8 +1,8 @@
 """Offline: does pushing bad responses down beat only pulling good ones up?
 
-Command: ``modeseek reproduce negative_gradient``. Hardware and time: SECONDS_TEXT on one of two
-cores. Number to expect: on R1 at learning rate 0.003, IPO with the reward threshold ends at 0.56
-and best-of-N at 0.32; on R2 both end near 0.96. Feeds ``figures/negative_gradient.py``.
+Command: ``modeseek reproduce negative_gradient``. Hardware and time: 25 s on one of two cores.
+Number to expect: on R1 at learning rate 0.003, IPO with the reward threshold ends at 0.55 and
+best-of-N at 0.33; on R2 both end near 0.95. Feeds ``figures/negative_gradient.py``.
 
 Every method sees the same data: 10 contexts with 10 actions each, drawn from the reference once,
 and takes 200 full-batch Adam steps on them, as in the authors' scripts. IPO's target gap is their

@@ -169,7 +169,11 @@ def test_members_that_agree_do_not_disagree_however_certain_they_are():
 # Choosing.
 
 
-@given(hnp.arrays(np.float32, P, elements=st.floats(-9, 9, width=32), unique=True))
+# No subnormal numbers: XLA takes them for 0, and then they tie.
+SCORE = st.floats(-9, 9, width=32, allow_subnormal=False)
+
+
+@given(hnp.arrays(np.float32, P, elements=SCORE, unique=True))
 def test_select_takes_the_highest_scores_best_first(scores):
     assert list(select(jnp.asarray(scores), 3, jax.random.key(0))) == ranking(scores)[:3]
 
