@@ -5,7 +5,7 @@ acquisition function chooses (top: exact labels left, Bradley-Terry labels right
 black, preference certainty orange, all others grey. Below, the mean reward over the rounds, each
 minus random choice paired by seed; an interval that crosses the line is no difference.
 
-Claim: the bandit shows where certainty, which helps language models, costs exploration.
+Claim: certainty, which helps language models, is no gain over chance on this bandit.
 """
 
 import numpy as np

@@ -2,8 +2,8 @@
 
 Caption: best-of-N (dashed blue) with an explicit term that pushes the other responses down
 (purple), against IPO (red), offline. On R1 (top left) the push changes little and IPO leaves it
-behind; on R2 (top right) all do well. Bottom left: pushing harder does not help, and a strong push
-on the sum destroys the policy. Bottom right: pushes on log-probabilities have no floor, so the
+behind; on R2 (top right) all do well. Bottom left: pushing harder is no clear gain, and a strong
+push on the sum destroys the policy. Bottom right: pushes on log-probabilities have no floor, so the
 losers keep falling, while IPO's stop where its margin is reached.
 
 Claim: a contrastive loss is not best-of-N plus a push; its push knows when to stop.
@@ -105,7 +105,7 @@ def strengths(ax: Axes, result: Result) -> None:
     ax.minorticks_off()
     ax.set(xlabel="strength of the push", ylabel="final reward on R1")
     style.label_ends(ax, ends)
-    style.panel_title(ax, "Pushing harder does not help")
+    style.panel_title(ax, "Pushing harder: no clear gain")
 
 
 def losers(ax: Axes, result: Result) -> None:

@@ -1,8 +1,8 @@
 """Do independently measured numbers of the paper's equations agree?
 
 Command: ``modeseek reproduce calibration``, which is not among the default experiments. Hardware
-and time: 13 minutes on one of two cores, shared. Number to expect: the rewards listed in this file,
-such as 0.305 for offline best-of-N on R1 with 100 contexts. Feeds ``figures/calibration.py``.
+and time: 13 minutes on one of two cores. Number to expect: the rewards listed in this file, such as
+0.305 for offline best-of-N on R1 with 100 contexts. Feeds ``figures/calibration.py``.
 
 The equations of the authors' bandit have been run in another program as well, with 5 seeds for
 one-token responses and 2 to 4 for ten tokens. Its numbers stand below with their standard errors,
@@ -17,18 +17,17 @@ exact limit; in the ten-token world they also drop out attention weights. Both s
 logits of the position before it. REINFORCE here divides by no running standard deviation, to which
 Adam is blind.
 
-What misses, and why, as far as it was tested with changed settings:
-- Ten tokens, on-policy IPO on R1: 0.48 here and 0.918 there. A margin of 10 nats per *response* to
-a
-  fixed reference holds the policy back; with the reference taken from the policy that drew the
-  responses, or with a margin per token, it is 0.918 here as well. One of the two is what they ran.
-- Ten tokens, PPO without a floor collapses there and not here: they divide by std + 1e-12, and
-  ``group_zscore`` by std + 1e-6. With 1e-12, one seed of four collapses here too.
-- One token, offline RWR on R1, IPO on all pairs at 0.001, and best-of-N with T = 20 after 100
-steps:
-  seeds either find the peak or do not, so a mean of 5 is far from normal. Their numbers lie inside
-  the central 95% of the means of 5 of 40 seeds here, or are what one early seed of five makes.
-- Others differ by a hundredth or two where the standard error is smaller still.
+What misses, and why, as far as changed settings tell:
+
+- Ten tokens, on-policy IPO on R1: 0.48 here, 0.918 there. A margin of 10 nats per *response* over a
+  fixed reference holds the policy back. With the reference taken from the policy that drew the
+  responses, or with a margin per token, it is 0.918 here as well; either would explain theirs.
+- Ten tokens, PPO without a floor: collapses there and not here. They divide by std + 1e-12, and
+  ``group_zscore`` by std + 1e-6; with 1e-12 one seed of four collapses here too.
+- One token, offline AWR on R1, IPO on all pairs at 0.001, best-of-N with T = 20 after 100 steps: a
+  seed finds the peak or it does not, so a mean of 5 is far from normal. Means of 5 of 40 seeds here
+  reach their AWR and IPO numbers, and one early seed of five makes their 0.404.
+- The others differ by a few hundredths at most, where the standard error is smaller still.
 """
 
 from collections.abc import Callable, Mapping, Sequence

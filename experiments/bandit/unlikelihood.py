@@ -1,9 +1,9 @@
 """Is an explicit push enough?
 
 Command: ``modeseek reproduce unlikelihood``. Hardware and time: 15 s on one of two cores.
-Number to expect: on R1 best-of-N ends near 0.3 and IPO near 0.55; best-of-N with an explicit push
-stays between 0.2 and 0.45, and at strength 0.1 its losers end 40 to 140 nats below the reference.
-Feeds ``figures/unlikelihood.py``.
+Number to expect: on R1 best-of-N ends near 0.33 and IPO near 0.55; best-of-N with an explicit push
+ends below 0.5, and at strength 0.1 its losers are 40 to 140 nats below the reference by then. Feeds
+``figures/unlikelihood.py``.
 
 Contrastive losses pull a winner up and push a loser down. If pushing were all there is to it,
 best-of-N plus a term that lowers the other responses should do as well. The paper's ablations add
