@@ -21,7 +21,7 @@ INSTALL := $(RUN) pip install --quiet --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test check parity clean
+.PHONY: help setup reproduce results test check parity clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ setup: $(VENV)/.test ## build .venv and install the project with its tests
 
 reproduce: setup ## run the experiments and draw the figures
 	$(VENV)/bin/modeseek reproduce $(ARGS)
+
+results: setup ## the results that are kept with the code
+	$(VENV)/bin/modeseek reproduce --out experiments/results --formats svg $(ARGS)
 
 test: setup ## the default tests
 	$(RUN) pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments.catalogue import BANDIT, chosen, sources
+from experiments.catalogue import BANDIT, ROOT, chosen, sources
 from experiments.results import Result, Size, Verdict, fingerprint, is_current, load, save
 from modeseek.workers import Task, run_tasks
 
@@ -108,6 +108,16 @@ def draw(result: Result, folder: Path, formats: tuple[str, ...]) -> None:
         style.write_animation(figure.animate(result), folder, result.name)
 
 
+def is_drawn(folder: Path, name: str, formats: tuple[str, ...]) -> bool:
+    """Whether a figure is there in every format and no older than the code that draws it."""
+    pictures = [folder / f"{name}.{extension}" for extension in formats]
+    code = [ROOT / "figures" / f"{stem}.py" for stem in (name, "style")]
+    if not all(picture.exists() for picture in pictures):
+        return False
+    changed = max(path.stat().st_mtime for path in code)
+    return min(picture.stat().st_mtime for picture in pictures) >= changed
+
+
 def verdict_table(verdicts: dict[str, list[Verdict]]) -> Table:
     """Claims and verdicts, in the order of the story."""
     table = Table(title="Claims and verdicts", title_style="bold", show_lines=True)
@@ -159,11 +169,9 @@ def main(arguments: list[str]) -> None:
     )
     failures = run_with_progress(console, tasks, kept, options.processes)
     verdicts = {name: load(out / "bandit", name).verdicts for name in names if name not in failures}
-    if kept:
-        for name in sorted(kept):
-            missing = [f for f in options.formats if not (out / "figures" / f"{name}.{f}").exists()]
-            if missing:
-                draw(load(out / "bandit", name), out / "figures", options.formats)
+    for name in sorted(kept):
+        if not is_drawn(out / "figures", name, options.formats):
+            draw(load(out / "bandit", name), out / "figures", options.formats)
     (out / "CLAIMS.md").write_text(verdict_markdown(verdicts), encoding="utf-8")
     console.print(verdict_table(verdicts))
     console.print(

@@ -30,7 +30,7 @@ class Timed:
     epochs: int
     inner_steps: int
     threshold: float | None = None
-    authors_steps: int = 30
+    authors_steps: int = 10
 
     @property
     def tokens(self) -> bool:
@@ -49,13 +49,13 @@ ACTIONS = 10
 SETTINGS = {
     "best of N, offline": Timed("best_of_n", "R2", 0.01, 5, 1, 200, authors_steps=200),
     "IPO, offline": Timed("ipo", "R2", 0.003, 10, 1, 200, 0.2),
-    "IPO, offline, 100 contexts": Timed("ipo", "R2", 0.003, 100, 1, 200, 0.2, authors_steps=6),
-    "best of N, on-policy": Timed("best_of_n", "R1", 0.001, 10, 100, 15, authors_steps=300),
+    "IPO, offline, 100 contexts": Timed("ipo", "R2", 0.003, 100, 1, 200, 0.2, authors_steps=2),
+    "best of N, on-policy": Timed("best_of_n", "R1", 0.001, 10, 100, 15, authors_steps=150),
     "IPO, on-policy": Timed("ipo", "R2", 0.01, 10, 100, 15),
     "REINFORCE, on-policy": Timed("reinforce", "R1", 0.001, 10, 100, 1, authors_steps=100),
     "best of N, offline, 10 tokens": Timed(
-        "best_of_n", "R2-tokens", 1e-4, 10, 1, 100, authors_steps=3
+        "best_of_n", "R2-tokens", 1e-4, 10, 1, 100, authors_steps=2
     ),
-    "IPO, on-policy, 10 tokens": Timed("ipo", "R2-tokens", 0.01, 10, 100, 10, authors_steps=3),
-    "PPO, on-policy, 10 tokens": Timed("ppo", "R1-tokens", 1e-3, 10, 100, 5, authors_steps=3),
+    "IPO, on-policy, 10 tokens": Timed("ipo", "R2-tokens", 0.01, 10, 100, 10, authors_steps=2),
+    "PPO, on-policy, 10 tokens": Timed("ppo", "R1-tokens", 1e-3, 10, 100, 5, authors_steps=2),
 }
