@@ -70,6 +70,8 @@ def main() -> None:
             with console.status(f"{name}, round {count + 1} of {options.rounds}"):
                 rounds.append({who: run_one(who, name, *rest.get(who, ())) for who in contestants})
         record[name] = rounds
+        text = json.dumps(record, indent=1) + "\n"
+        atomically(options.out, lambda path, text=text: path.write_text(text, encoding="utf-8"))
         seconds = {
             who: [r[who]["seconds"] for r in rounds if "seconds" in r[who]] for who in contestants
         }
@@ -90,8 +92,6 @@ def main() -> None:
             f"{max(r['peak_gib'] for r in ours):.2f}",
         )
     console.print(table)
-    text = json.dumps(record, indent=1) + "\n"
-    atomically(options.out, lambda path: path.write_text(text, encoding="utf-8"))
     console.print(f"every round: {options.out}")
 
 
