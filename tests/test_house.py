@@ -123,7 +123,7 @@ def test_a_module_is_named_for_an_idea_and_not_for_a_role():
 # A path that exists on one machine, or the address of a package registry or of a mirror of one.
 MACHINE_PATH = re.compile(r"(?<![\w.<{}*~-])/(?:root|home|Users|work|opt|mnt|srv)/[A-Za-z0-9_.]")
 REGISTRY = re.compile(
-    r"file:/{2}|pypi\.org/simple|pythonhosted\.org|download\.pytorch\.org|registry\.npmjs"
+    r"file:/{2}|py[p]i\.org/simple|python[h]osted\.org|download\.pytorch\.org|registry\.[n]pmjs"
 )
 
 
