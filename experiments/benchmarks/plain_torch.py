@@ -7,8 +7,8 @@ samples.
 """
 
 import numpy as np
-import torch
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 
 def network(bins: int) -> nn.Sequential:
