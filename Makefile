@@ -43,8 +43,8 @@ check: $(VENV)/.dev ## lint, format, types and layers
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-logo
 
-parity: $(VENV)/.parity ## the objectives against the same formulas in torch
-	$(RUN) pytest tests/objectives/test_parity_torch.py $(ARGS)
+parity: $(VENV)/.parity ## objectives and models against the same in torch
+	$(RUN) pytest tests/objectives/test_parity_torch.py tests/llm/parity $(ARGS)
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -52,16 +52,16 @@ clean: ## remove .venv and every cache
 
 # One stamp per set of extras; each is stale when a dependency or a pin has changed.
 $(VENV)/.test: $(PINS) | $(VENV)/bin/python
-	$(INSTALL) -c constraints.txt -e '.[test]'
+	$(INSTALL) -c constraints.txt -e '.[llm,test]'
 	@touch $@
 
 $(VENV)/.dev: $(PINS) | $(VENV)/bin/python
-	$(INSTALL) -c constraints.txt -e '.[test,dev]'
+	$(INSTALL) -c constraints.txt -e '.[llm,test,dev]'
 	@touch $@
 
 # By pip in either case: it follows the configuration that says where this machine's torch is.
 $(VENV)/.parity: $(PINS) | $(VENV)/bin/python
-	$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,parity]'
+	$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llm,test,parity]'
 	@touch $@
 
 $(VENV)/bin/python:

@@ -1,0 +1,118 @@
+"""What a run says while it runs: a line on the console, a line in metrics.jsonl, and, by flag,
+TensorBoard and Weights & Biases.
+
+A number is read from the device one step late, so that the device never waits for somebody to write
+it down. What a step computed stands in ``metrics.jsonl`` under its own name; how long it took
+stands under ``clock``, because only the first is the same in every repetition.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from llm.settings import LogSettings
+
+METRICS = "metrics.jsonl"
+
+
+class Journal:
+    """The lines of a run, on disk and wherever else they should go.
+
+    Args:
+        folder: the run's folder.
+        settings: where to write besides metrics.jsonl.
+        step: lines of later steps are forgotten: they will be computed again.
+        name: of the run.
+        record: what the run was asked for.
+
+    Raises:
+        ValueError: if a logger was asked for that is not installed.
+    """
+
+    def __init__(
+        self, folder: Path, settings: LogSettings, step: int, name: str, record: Mapping[str, Any]
+    ) -> None:
+        self.tensorboard = self.wandb = None
+        if settings.tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError:
+                raise missing("log.tensorboard", "tensorboardX") from None
+            self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        if settings.wandb is not None:
+            try:
+                import wandb
+            except ImportError:
+                raise missing("log.wandb", "wandb") from None
+            self.wandb = wandb.init(
+                project=settings.wandb, name=name, id=run_id(folder), resume="allow", config=record
+            )
+        self.file: TextIO = reopen(folder / METRICS, step)
+
+    def write(self, step: int, kind: str, numbers: Mapping[str, float], clock: Mapping[str, float]):
+        """Write one line everywhere.
+
+        Args:
+            step: optimizer steps taken.
+            kind: ``"train"`` or ``"eval"``.
+            numbers: what was computed.
+            clock: what was measured with a watch.
+        """
+        line = {"step": step, "kind": kind, **numbers, "clock": dict(clock)}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        named = {f"{kind}/{name}": value for name, value in {**numbers, **clock}.items()}
+        if self.tensorboard is not None:
+            for name, value in named.items():
+                self.tensorboard.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log(named, step=step)
+
+    def close(self) -> None:
+        """Finish writing."""
+        self.file.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def missing(field: str, package: str) -> ValueError:
+    """The error for a logger that is not installed."""
+    return ValueError(
+        f"--{field} needs the package {package}: install it with `pip install {package}`."
+    )
+
+
+def run_id(folder: Path) -> str:
+    """A stable name for the run's folder, so that a resumed run goes on in the same W&B run."""
+    import hashlib
+
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+
+
+def reopen(path: Path, step: int) -> TextIO:
+    """Open the lines for appending, without those after a step and without a broken last one."""
+    kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
+    partial = path.with_name(f".{path.name}")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)
+    return path.open("a", encoding="utf-8")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a run's metrics; none when there is no file.
+
+    Args:
+        path: ``metrics.jsonl`` of a run.
+    """
+    lines: list[dict[str, Any]] = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines

@@ -1,0 +1,244 @@
+"""Everything that can be refused, refused before anything slow begins.
+
+The model's config is read without its weights, the tokenizer is loaded, every row of the data is
+tokenized and checked against the model and the recipe. What comes out is ready to be trained on,
+and a record that says exactly what the run is, so that its continuation can be held to it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm.architecture import Architecture
+from llm.checkpoints.folders import find_model, read_architecture, read_config
+from llm.data.examples import Example, Group
+from llm.data.rendering import tokenize
+from llm.data.schemas import reader
+from llm.data.sources import read_examples
+from llm.embedded import docstrings, language
+from llm.reference import data_fingerprint, model_fingerprint
+from llm.settings import REWARD_MODEL, Training, as_record, learning_rate, reference_kind
+from objectives import KTO
+from objectives.recipes import Recipe
+
+NEEDS_PAIRS = ("DPO", "IPO", "SLiC", "SimPO", "CPO", "ORPO", "PrefFT", "UnlikelihoodBestOfN")
+"""Objectives that compare the responses of one prompt."""
+
+RATED = ("best_of_n", "rwr", "awr", "unlikelihood_best_of_n")
+"""Recipes for which the built-in data are several rated answers to each prompt."""
+
+HARBOUR, DOCSTRINGS = "harbour", "docstrings"
+BUILT_IN = (HARBOUR, DOCSTRINGS)
+BUILT_IN_SIZE, BUILT_IN_HELD_OUT = 2000, 200
+"""Groups of the harbour's language, which has no end."""
+
+HELD_OUT_SEED = 1_000_003
+"""Added to the seed for held-out groups, which have prompts of their own as well."""
+
+MOST_HELD_OUT = 500
+"""Prompts held out at most: enough to see a change of a few hundredths."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Inputs of a run, read and checked.
+
+    Attributes:
+        name: of the recipe.
+        recipe: the method.
+        settings: what was asked for.
+        model: folder of the model.
+        config: its config.json.
+        architecture: what the config says.
+        tokenizer: of the model.
+        groups: to train on.
+        held_out: never trained on.
+        out: folder of the run.
+        record: what the run is, as plain JSON.
+    """
+
+    name: str
+    recipe: Recipe
+    settings: Training
+    model: Path
+    config: Mapping[str, Any]
+    architecture: Architecture
+    tokenizer: Any
+    groups: list[Group]
+    held_out: list[Group]
+    out: Path
+    record: dict[str, Any]
+
+    @property
+    def learning_rate(self) -> float:
+        """At its peak."""
+        return learning_rate(self.settings, self.name, self.recipe)
+
+    @property
+    def reference(self) -> str:
+        """Where the reference's log-probabilities come from: cache, model or none."""
+        return reference_kind(self.settings, self.name, self.recipe)
+
+    @property
+    def reference_key(self) -> str:
+        """What the reference's log-probabilities depend on."""
+        prints = self.record["fingerprints"]
+        return "-".join((prints["model"], prints["data"], prints["held_out"]))
+
+    @property
+    def is_reward_model(self) -> bool:
+        """Whether responses are scored instead of modelled."""
+        return self.name == REWARD_MODEL
+
+
+def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], None]) -> Prepared:
+    """Read and check what a run needs, all but the weights.
+
+    Args:
+        name: of the recipe.
+        recipe: the method.
+        settings: what was asked for.
+        say: told what is worth knowing, a sentence at a time.
+
+    Raises:
+        ValueError: names what does not fit, where it stands and what to do.
+        OSError: if something cannot be read, or fetched.
+    """
+    out = settings.out or Path("runs") / name
+    folder = embedded_model(say) if settings.model is None else find_model(settings.model)
+    config, architecture = read_config(folder), read_architecture(folder)
+    if settings.adapters.rank == 0 and settings.reference == "model":
+        say("a frozen copy of the model is kept in memory beside the one that trains")
+    tokenizer = read_tokenizer(folder)
+    examples, aside = read_data(name, settings, say)
+    limits = {
+        "context": architecture.max_positions,
+        "vocab_size": architecture.vocab_size,
+        "pairs": type(recipe.objective).__name__ in NEEDS_PAIRS,
+    }
+    groups = tokenize(examples, tokenizer, settings.reading, **limits, say=say)
+    if aside is not None:
+        held_out = tokenize(aside, tokenizer, settings.reading, **limits)
+    else:
+        groups, held_out = hold_out(groups, settings.reading.eval_share, settings.seed)
+    check_recipe(recipe, groups)
+    prints = {
+        "model": model_fingerprint(folder),
+        "data": data_fingerprint(groups),
+        "held_out": data_fingerprint(held_out),
+    }
+    record = {
+        "recipe": name,
+        "objective": as_record(recipe.objective),
+        "settings": as_record(settings),
+        "fingerprints": prints,
+    }
+    return Prepared(
+        name=name,
+        recipe=recipe,
+        settings=settings,
+        model=folder,
+        config=config,
+        architecture=architecture,
+        tokenizer=tokenizer,
+        groups=groups,
+        held_out=held_out,
+        out=out,
+        record=record,
+    )
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder; code that comes with it is never run.
+
+    Raises:
+        ValueError: if there is none that can be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"the tokenizer of {folder} cannot be loaded ({reason}): put its tokenizer.json and "
+            "tokenizer_config.json there."
+        ) from None
+
+
+def read_data(
+    name: str, settings: Training, say: Callable[[str], None]
+) -> tuple[list[Example], list[Example] | None]:
+    """Examples to train on, and those to hold out where the data say which."""
+    reading = settings.reading
+    if settings.data in (None, *BUILT_IN):
+        kind = settings.data or HARBOUR
+        return tuple(built_in(kind, name, settings, held_out) for held_out in (False, True))
+    how = {"schema": reading.schema, "bad_rows": reading.bad_rows, "say": say}
+    examples = read_examples(settings.data, split=reading.split, limit=reading.limit, **how)
+    if reading.eval_source is None:
+        return examples, None
+    return examples, read_examples(reading.eval_source, split=None, **how)
+
+
+def built_in(kind: str, name: str, settings: Training, held_out: bool) -> list[Example]:
+    """Examples of a data set that comes with the project, in the form a recipe learns from."""
+    size = BUILT_IN_HELD_OUT if held_out else settings.reading.limit or BUILT_IN_SIZE
+    seed = settings.seed + (HELD_OUT_SEED if held_out else 0)
+    preference = settings.preference
+    if kind == DOCSTRINGS:
+        rows = (
+            docstrings.demonstrations(held_out)
+            if name == "sft"
+            else docstrings.preferences(preference or docstrings.DEFAULT_PREFERENCE, seed, held_out)
+        )[: BUILT_IN_HELD_OUT if held_out else settings.reading.limit]
+    elif name == "sft":
+        rows = language.demonstrations(seed, size, held_out)
+    elif name in RATED:
+        rows = language.rated(preference or language.DEFAULT_PREFERENCE, seed, size, held_out)
+    else:
+        rows = language.preferences(preference or language.DEFAULT_PREFERENCE, seed, size, held_out)
+    layout = "completion" if name == "sft" else "rated" if "rewards" in rows[0] else "preference"
+    read = reader(layout)
+    return [read(row, f"{kind}:{number}") for number, row in enumerate(rows, 1)]
+
+
+def hold_out(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Group], list[Group]]:
+    """Put a share of the distinct prompts aside, with all their groups.
+
+    Raises:
+        ValueError: if nothing would be left to train on.
+    """
+    prompts = sorted({group.prompt.tobytes() for group in groups})
+    number = min(round(share * len(prompts)), MOST_HELD_OUT)
+    chosen = np.random.default_rng(seed).permutation(len(prompts))[:number]
+    apart = {prompts[i] for i in chosen}
+    kept = [group for group in groups if group.prompt.tobytes() not in apart]
+    if not kept:
+        raise ValueError(
+            f"reading.eval_share is {share}: all {len(groups)} groups would be held out; lower it."
+        )
+    return kept, [group for group in groups if group.prompt.tobytes() in apart]
+
+
+def check_recipe(recipe: Recipe, groups: Sequence[Group]) -> None:
+    """Raise ValueError if the data give the objective nothing to learn from."""
+    objective = recipe.objective
+    rewards = [group.rewards for group in groups]
+    differ = any(len(r) > 1 and r.min() < r.max() for r in rewards)
+    if type(objective).__name__ in NEEDS_PAIRS and not differ:
+        raise ValueError(
+            "no group has two responses of different reward, and this recipe learns only from "
+            "such: use preference data, or the recipe sft."
+        )
+    if isinstance(objective, KTO) and not isinstance(objective.threshold, str):
+        good = np.concatenate(rewards) > float(objective.threshold)
+        if good.all() or not good.any():
+            which = "desirable" if good.all() else "undesirable"
+            raise ValueError(
+                f"every response is {which}: with --objective.threshold {objective.threshold} "
+                "there is nothing to tell apart. Give a threshold between the rewards."
+            )

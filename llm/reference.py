@@ -1,0 +1,112 @@
+"""The reference's word on every response: said once, kept on disk, used in every epoch.
+
+The reference never changes, and neither do the data, so its log-probabilities are a column of the
+data set. Computing them once costs a third of one epoch of training; computing them in every step
+costs a third of every epoch. The cache is keyed by the model's weights and by the token ids, which
+are what becomes of the data, the template and the tokenizer together.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from llm.data.examples import Group
+from llm.data.packing import Batch
+from llm.state import write_text
+
+SAMPLE = 1 << 20
+EVERY = 50
+
+
+def cache_folder() -> Path:
+    """Where things live that can be made again: $MODESEEK_CACHE, or the user's cache folder."""
+    named = os.environ.get("MODESEEK_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "modeseek"
+
+
+def model_fingerprint(folder: Path) -> str:
+    """What tells one model from another: its config, and a sample of each file of weights.
+
+    Args:
+        folder: of a Hugging Face model. The first and last MiB of each file and its size are read:
+            the header with all names and shapes, and numbers that any training changes.
+    """
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(SAMPLE))
+            file.seek(max(size - SAMPLE, 0))
+            digest.update(file.read(SAMPLE))
+    return digest.hexdigest()[:16]
+
+
+def data_fingerprint(groups: Sequence[Group]) -> str:
+    """What tells one tokenized data set from another: every token id and every reward, in order."""
+    digest = hashlib.sha256()
+    for group in groups:
+        for part in (group.prompt, *group.responses):
+            digest.update(len(part).to_bytes(4, "little"))
+            digest.update(np.ascontiguousarray(part, np.int32).tobytes())
+        digest.update(np.ascontiguousarray(group.rewards, np.float32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def cached_reference(
+    groups: Sequence[Group],
+    key: str,
+    batches: Callable[[Sequence[Group]], Iterable[Batch]],
+    score: Callable[[Batch], Float32[np.ndarray, "B N T"]],
+    folder: Path | None = None,
+) -> list[Float32[np.ndarray, " tokens"]]:
+    """Log-probabilities of every response token under the reference, from disk where they are.
+
+    What is computed is kept as it is computed: a killed pass goes on where it was.
+
+    Args:
+        groups: the data set.
+        key: what the numbers depend on.
+        batches: lays groups out, in order.
+        score: the reference's log-probabilities on a batch, nats.
+        folder: of the cache; the user's when None.
+
+    Returns:
+        For each group one array, one response after the other; 0 where a token is not scored.
+    """
+    folder = (cache_folder() if folder is None else folder) / "reference"
+    folder.mkdir(parents=True, exist_ok=True)
+    lengths = [group.scored for group in groups]
+    ends = np.cumsum(lengths)
+    path, progress = folder / f"{key}.f32", folder / f"{key}.json"
+    done = 0
+    if path.exists() and path.stat().st_size == 4 * int(ends[-1]) and progress.exists():
+        done = int(json.loads(progress.read_text())["groups"])
+    else:
+        np.zeros(int(ends[-1]), np.float32).tofile(path)
+    if done < len(groups):
+        numbers = np.memmap(path, np.float32, "r+")
+        first = done
+        for turn, batch in enumerate(batches(groups[first:]), 1):
+            values = score(batch)
+            for b, example in enumerate(np.asarray(batch.example)):
+                if example >= 0:
+                    example += first
+                    place = slice(ends[example] - lengths[example], ends[example])
+                    responses = enumerate(groups[example].responses)
+                    numbers[place] = np.concatenate([values[b, n, : len(y)] for n, y in responses])
+                    done = max(done, int(example) + 1)
+            if turn % EVERY == 0:
+                numbers.flush()
+                write_text(progress, json.dumps({"groups": done, "of": len(groups)}))
+        numbers.flush()
+        write_text(progress, json.dumps({"groups": done, "of": len(groups)}))
+    whole = np.fromfile(path, np.float32)
+    return np.split(whole, ends[:-1])

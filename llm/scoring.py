@@ -1,0 +1,143 @@
+"""From a packed batch to what an objective sees: log-probabilities as [B, N, T].
+
+A row of tokens holds whole groups, each prompt once with its responses branching off it. One pass
+of the decoder gives a hidden state per position; the log-prob primitive reads only those that
+predict a scored token; one scatter puts each number in its place. After that a language model is a
+bandit with long actions, and the objectives do not know the difference.
+
+Key to the axes: R rows, S positions, B prompts, N responses, T response tokens, P scored tokens.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llm.data.packing import Batch
+from llm.logprobs import token_logprobs
+from llm.model import Decoder, RewardModel
+from objectives.responses import PerToken, Responses
+
+
+class Scores(NamedTuple):
+    """What one pass over a batch says about every scored token; 0 where nothing is scored.
+
+    Attributes:
+        logp: log pi(y_t | x, y_<t), nats.
+        ref_logp: the reference's, nats; None where no reference model was given.
+        entropy: of the policy's next-token distribution, nats; None if not asked for.
+        forward_kl: KL(pi_ref || pi) of the next-token distributions, exact, nats; None without a
+            reference model.
+        reverse_kl: KL(pi || pi_ref), likewise.
+    """
+
+    logp: PerToken
+    ref_logp: PerToken | None = None
+    entropy: PerToken | None = None
+    forward_kl: PerToken | None = None
+    reverse_kl: PerToken | None = None
+
+
+def score(
+    decoder: Decoder,
+    batch: Batch,
+    *,
+    reference: Decoder | None = None,
+    entropy: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Scores:
+    """Score every response of a batch.
+
+    Args:
+        decoder: the policy; the only thing a gradient flows to.
+        batch: packed groups.
+        reference: a frozen model to compare with, token by token and exactly; the decoder itself
+            stands for its own base, without LoRA adapters.
+        entropy: whether to compute the entropy too.
+        mesh: the devices the model is spread over.
+
+    Returns:
+        Float32 numbers in nats.
+    """
+    shape = batch.mask.shape
+    hidden = flat_hidden(decoder, batch)
+    softcap = decoder.architecture.logits_softcap
+    against = None
+    if reference is not None:
+        against = jax.lax.stop_gradient(
+            (flat_hidden(reference, batch, adapters=False), reference.output_matrix)
+        )
+    found = token_logprobs(
+        hidden,
+        decoder.output_matrix,
+        batch.source,
+        batch.target,
+        batch.count,
+        softcap=softcap,
+        reference=against,
+        entropy=entropy,
+        mesh=mesh,
+    )
+
+    def placed(values: Float[Array, "P"] | None) -> PerToken | None:
+        return None if values is None else scatter(values, batch, shape)
+
+    return Scores(
+        scatter(found.logp, batch, shape),
+        placed(found.ref_logp),
+        placed(found.entropy),
+        placed(found.forward_kl),
+        placed(found.reverse_kl),
+    )
+
+
+def flat_hidden(decoder: Decoder, batch: Batch, adapters: bool = True) -> Float[Array, "M D"]:
+    """Hidden states of all positions, rows one after the other."""
+    hidden = decoder(
+        batch.tokens, batch.positions, batch.segments, batch.branches, adapters=adapters
+    )
+    return hidden.reshape(-1, hidden.shape[-1])
+
+
+def scatter(values: Float[Array, "P"], batch: Batch, shape: tuple[int, ...]) -> PerToken:
+    """Put the number of every scored token in its place; padding points outside and is dropped."""
+    size = shape[0] * shape[1] * shape[2]
+    return jnp.zeros(size, values.dtype).at[batch.slot].set(values, mode="drop").reshape(shape)
+
+
+def as_responses(batch: Batch, ref_logp: PerToken | None) -> Responses:
+    """The constants of a batch as an objective wants them.
+
+    Args:
+        batch: packed groups.
+        ref_logp: the reference's log-probabilities, nats; zeros stand in where there is none, for
+            objectives that do not read them.
+    """
+    ref = jnp.zeros(batch.mask.shape, jnp.float32) if ref_logp is None else ref_logp
+    return Responses(batch.mask, batch.reward, ref, ref, valid=batch.valid)
+
+
+def score_rewards(model: RewardModel, batch: Batch) -> tuple[PerToken, Responses]:
+    """A reward model's scores in the place of log-probabilities: one "token" per response.
+
+    Under an objective of differences, such as ``CPO(beta=1, reg=0)``, this is Bradley-Terry:
+    -log sigmoid(score_w - score_l).
+
+    Args:
+        model: the reward model.
+        batch: packed groups.
+
+    Returns:
+        Scores as [B, N, 1], and the batch as the objective wants it, with a reference of 0.
+    """
+    scores = model(
+        batch.tokens,
+        batch.positions,
+        batch.segments,
+        batch.branches,
+        at=batch.last.reshape(-1),
+    ).reshape(batch.reward.shape)[..., None]
+    zero = jnp.zeros_like(scores)
+    exists = batch.valid & jnp.any(batch.mask, axis=-1)
+    return scores, Responses(exists[..., None], batch.reward, zero, zero, valid=batch.valid)

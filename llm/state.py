@@ -1,0 +1,190 @@
+"""What must survive a kill, and the check that a resumed run is the same run.
+
+A run's folder holds ``run.json`` (what was asked for, and of what model and data), and
+``checkpoints/`` (Orbax: parameters, optimizer, step and unwritten metrics). The position in the
+data and everything random are functions of the step, so a run killed at any moment and started
+again with the same command gives the same numbers as one that was never killed.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from llm.settings import SaveSettings
+from llm.update import TrainState
+
+RUN = "run.json"
+CHECKPOINTS = "checkpoints"
+
+# What may differ between a run and its continuation, because no number depends on it.
+FREE = ("out", "save", "log.tensorboard", "log.wandb")
+
+
+def check_same_run(folder: Path, asked: Mapping[str, Any]) -> bool:
+    """Claim a folder for a run, or make sure that it belongs to this very run.
+
+    Args:
+        folder: the run's folder; made if absent.
+        asked: what identifies the run, as plain JSON.
+
+    Returns:
+        Whether the run had been started before.
+
+    Raises:
+        ValueError: if the folder holds another run; lists what differs.
+    """
+    record = folder / RUN
+    if not record.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(
+                f"{folder} is not empty and holds no run of modeseek: choose another --out."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(record, json.dumps(asked, indent=2, sort_keys=True) + "\n")
+        return False
+    try:
+        before = json.loads(record.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{record} cannot be read ({error}): choose another --out.") from None
+    old, new = flatten(before), flatten(json.loads(json.dumps(asked)))
+    different = [
+        f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not is_free(key)
+    ]
+    if different:
+        lines = "\n  ".join(different)
+        raise ValueError(
+            f"{folder} holds a run that was asked for differently:\n  {lines}\n"
+            "Give the same flags to go on with it, or another --out to begin anew."
+        )
+    return True
+
+
+def is_free(key: str) -> bool:
+    """Whether a field of the settings may change between a run and its continuation."""
+    name = key.removeprefix("settings.")
+    return any(name == free or name.startswith(f"{free}.") for free in FREE)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, keys joined by dots."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        name: leaf
+        for key, item in value.items()
+        for name, leaf in flatten(item, f"{prefix}.{key}" if prefix else key).items()
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+class Saver:
+    """Checkpoints of one run: saved beside the training, loaded only when they are complete.
+
+    Args:
+        folder: the run's folder.
+        settings: how many to keep.
+        state: a state like the ones to save; tells how much room they need.
+
+    Raises:
+        OSError: if the disk has no room for them.
+    """
+
+    def __init__(self, folder: Path, settings: SaveSettings, state: TrainState) -> None:
+        from orbax.checkpoint import v1 as ocp
+
+        path = folder.resolve() / CHECKPOINTS
+        path.mkdir(parents=True, exist_ok=True)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        there = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        # One more than are kept, because the next one is written before the oldest goes.
+        needed, free = size * (settings.keep + 1) - there, shutil.disk_usage(path).free
+        if needed > free:
+            raise OSError(
+                f"{path} needs {needed / 2**20:.0f} MiB for {settings.keep} checkpoints and the "
+                f"one being written, and its disk has {free / 2**20:.0f} MiB free: make room, or "
+                "choose another --out or a smaller --save.keep."
+            )
+        self.folder = folder
+        self.saved = -1
+        self.checkpointer = ocp.training.Checkpointer(
+            path,
+            preservation_policy=ocp.training.preservation_policies.LatestN(settings.keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The latest complete checkpoint, or None.
+
+        Args:
+            like: a state of the same structure, on the devices where the restored one shall live.
+        """
+        latest = self.checkpointer.latest
+        if latest is None:
+            return None
+        leaves, structure = jax.tree.flatten(like)
+        abstract = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in zip(names(like), leaves, strict=True)
+        }
+        self.saved = latest.step
+        found = self.checkpointer.load(latest.step, abstract)
+        return jax.tree.unflatten(structure, [found[name] for name in abstract])
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Begin to save; training goes on meanwhile.
+
+        Raises:
+            OSError: if this save or the one before it failed; the last complete one is untouched.
+        """
+        if step == self.saved:
+            return
+        leaves = dict(zip(names(state), jax.tree.leaves(state), strict=True))
+        try:
+            self.checkpointer.save_async(step, leaves, force=True)
+        except Exception as error:
+            raise self.failure(error) from error
+        self.saved = step
+
+    def close(self) -> None:
+        """Wait until what was begun is on disk.
+
+        Raises:
+            OSError: if it could not be written.
+        """
+        try:
+            self.checkpointer.wait()
+            self.checkpointer.close()
+        except Exception as error:
+            raise self.failure(error) from error
+
+    def failure(self, error: Exception) -> OSError:
+        """What went wrong, what is safe, and what to do."""
+        path = self.folder / CHECKPOINTS
+        steps = [int(entry.name) for entry in path.iterdir() if entry.name.isdigit()]
+        safe = f"step {max(steps)} is safe" if steps else "nothing had been saved before"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return OSError(
+            f"a checkpoint could not be written to {path} ({reason}); {safe}. Make room and give "
+            "the same command again."
+        )
+
+
+def names(state: TrainState) -> list[str]:
+    """A readable, unique name for every array of a state, in the order of its leaves."""
+    return [
+        jax.tree_util.keystr(path, simple=True, separator=".").replace("/", ".")
+        for path, _ in jax.tree.leaves_with_path(state)
+    ]

@@ -1,0 +1,306 @@
+"""Training on data that already exist: Algorithm 1 with its collection done once, before.
+
+Every shape the run will meet is compiled; then one step follows the other, each on a batch that was
+built while the one before it ran, its numbers read one step late so that the device never waits. A
+run can be killed at any moment: it goes on, bit for bit, from its last checkpoint.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llm.data.loader import Loader
+from llm.data.packing import Batch
+from llm.data.plan import Plan
+from llm.flops import forward_flops, peak_flops, training_factor
+from llm.journal import Journal
+from llm.preparation import Prepared
+from llm.progress import Bar
+from llm.state import Saver
+from llm.update import Fixed, Learner, Parameters, Report, Sum, Sums, TrainState
+from objectives import KTO
+
+Put: TypeAlias = Callable[[Batch], Batch]
+"""Places a batch on the devices."""
+
+Evaluate: TypeAlias = Callable[[Parameters], dict[str, float]]
+"""Measures the held-out groups."""
+
+
+class Step:
+    """One optimizer step, compiled for the shapes a run will meet and for no other.
+
+    Args:
+        learner: the pure functions.
+        fixed: the rest of the model, and the reference.
+        objective: what is minimised.
+        state: an example of a state.
+        sums: sums of nothing; its buffers are used up.
+        plan: which shapes there will be.
+        put: places a batch on the devices.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        fixed: Fixed,
+        objective: Any,
+        state: TrainState,
+        sums: Sums,
+        plan: Plan,
+        put: Put,
+    ) -> None:
+        objective = jax.device_put(objective)
+        self.learner, self.fixed, self.objective, self.sums = learner, fixed, objective, sums
+        shapes = {shape(b): put(b) for cut in (False, True) for b in plan.examples(cut=cut)}
+        # KTO compares every response with a mean over the whole step: one more pass where steps
+        # are cut, before.
+        whole = isinstance(objective, KTO) and objective.reference_point is None
+        self.two_passes = whole and bool(plan.pieces)
+        if self.two_passes:
+            objective = replace(objective, reference_point=jnp.zeros(()))
+        add, measure = jax.jit(learner.add, donate_argnums=0), jax.jit(learner.log_ratio)
+        given = state.trainable, fixed
+        self.add = {
+            name: add.lower(sums, *given, batch, objective).compile()
+            for name, batch in shapes.items()
+        }
+        self.measure = {
+            name: measure.lower(*given, batch).compile()
+            for name, batch in shapes.items()
+            if self.two_passes
+        }
+        self.apply = jax.jit(learner.apply, donate_argnums=(0, 1)).lower(state, sums).compile()
+
+    @property
+    def compilations(self) -> int:
+        """Programs there are; there will be no more."""
+        return len(self.add) + len(self.measure) + 1
+
+    def __call__(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Report]:
+        """Take a step on the micro-batches of a batch; the buffers of ``state`` are used up."""
+        objective = self.objective
+        if self.two_passes:
+            objective = replace(objective, reference_point=self.reference_point(state, batches))
+        sums = self.sums
+        for batch in batches:
+            sums = self.add[shape(batch)](sums, state.trainable, self.fixed, batch, objective)
+        state, self.sums, report = self.apply(state, sums)
+        return state, report
+
+    def reference_point(self, state: TrainState, batches: Sequence[Batch]) -> jax.Array:
+        """KTO's z: beta times the mean log-ratio of all responses of the step, at least 0."""
+        found = [
+            self.measure[shape(batch)](state.trainable, self.fixed, batch) for batch in batches
+        ]
+        total, number = jax.device_get(found[0])
+        for more, count in jax.device_get(found[1:]):
+            total, number = total + more, number + count
+        beta = jax.device_get(self.objective.beta)
+        z = beta * np.maximum(0, total / np.maximum(number, 1))
+        return jax.device_put(np.float32(z))
+
+
+def shape(batch: Batch) -> tuple[tuple[int, ...], ...]:
+    """What tells one compiled program from another."""
+    return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended.
+
+    Attributes:
+        state: after the last step taken.
+        step: how many were taken.
+        signal: what ended it early; None if it is complete.
+    """
+
+    state: TrainState
+    step: int
+    signal: int | None
+
+
+def run(
+    prepared: Prepared,
+    plan: Plan,
+    step: Step,
+    state: TrainState,
+    put: Put,
+    evaluate: Evaluate,
+    *,
+    saver: Saver,
+    journal: Journal,
+    bar: Bar,
+) -> Finished:
+    """Take the steps that are left.
+
+    Args:
+        prepared: what is being run.
+        plan: the batches of every step.
+        step: the compiled step.
+        state: where to begin; its buffers are used up.
+        put: places a batch on the devices.
+        evaluate: measures the held-out groups.
+        saver: of checkpoints.
+        journal: of metrics.
+        bar: of progress.
+
+    Raises:
+        FloatingPointError: if a loss or gradient is not finite; names what was the first to go. The
+            state before that step is saved.
+    """
+    settings, steps = prepared.settings, plan.steps
+    begin = int(state.step)
+    clock = Clock(prepared, plan)
+    pending: tuple[int, Report] | None = None
+
+    def read(step: int, report: Report) -> None:
+        totals, finite = jax.device_get(report)
+        if not finite:
+            raise NotFinite(step)
+        numbers = means(totals)
+        if step % settings.log.every == 0 or step == steps:
+            journal.write(step, "train", numbers, clock.line())
+        bar.show(step, numbers, clock.tokens_per_second)
+
+    with (
+        stop_requests() as stop,
+        Loader(plan, begin, put) as batches,
+        jax.transfer_guard("disallow"),
+    ):
+        number = begin
+        try:
+            for number, batch in enumerate(batches, begin + 1):
+                state, report = step(state, batch)
+                clock.tick(number)
+                if pending is not None:
+                    read(*pending)
+                pending = (number, report)
+                look = settings.evaluate_every and number % settings.evaluate_every == 0
+                last = number == steps or stop.signal is not None
+                if last or look or number % settings.save.every == 0:
+                    read(*pending)
+                    pending = None
+                    if look and number != steps:
+                        journal.write(number, "eval", evaluate(state.trainable), clock.line())
+                    saver.save(number, state)
+                if stop.signal is not None:
+                    break
+        except NotFinite as found:
+            state = replace(state, finite=jax.device_put(np.ones((), bool)))
+            saver.save(found.step - 1, state)
+            saver.close()
+            reason = explain(step, state, plan, found.step, put)
+            raise FloatingPointError(
+                f"step {found.step}: {reason} The state after step {found.step - 1} is kept in "
+                f"{saver.folder}. A lower --optimizer.learning-rate usually helps; give it with "
+                "another --out."
+            ) from None
+    return Finished(state, number, None if number == steps else stop.signal)
+
+
+class NotFinite(Exception):
+    """A step whose loss or gradient is not finite.
+
+    Args:
+        step: its number, counted from 1.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+def explain(step: Step, state: TrainState, plan: Plan, number: int, put: Put) -> str:
+    """Do a failed step again, piece by piece, and say what was the first to be not finite."""
+    with jax.transfer_guard("allow"):
+        for batch in plan.micro_batches(number - 1):
+            given = state.trainable, step.fixed, put(batch)
+            logp = np.asarray(step.learner.scores(*given).logp)
+            rows = batch.example[~np.isfinite(logp).all(axis=(1, 2))]
+            if len(rows):
+                where = ", ".join(plan.groups[row].where for row in rows[:5] if row >= 0)
+                return f"the log-probabilities of {where} are not finite."
+            sums = step.learner.sums(*given, step.objective)
+            if not np.isfinite(sums.loss[0]):
+                return "the loss is not finite, though every log-probability is."
+            bad = [path for path, leaf in sums.gradient.items() if not np.isfinite(leaf).all()]
+            if bad:
+                return f"the gradient of {', '.join(bad[:5])} is not finite."
+    return "the gradient's norm is not finite, though each of its numbers is."
+
+
+class Stop:
+    """Remembers that somebody asked the run to stop; a second Ctrl-C stops it at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Receive a signal."""
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+@contextmanager
+def stop_requests() -> Iterator[Stop]:
+    """Until the end of the block, SIGTERM and Ctrl-C wait for the step at hand and its save."""
+    stop = Stop()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Clock:
+    """Speed since the first step, without compilation.
+
+    Args:
+        prepared: what is being run.
+        plan: which groups a step has.
+    """
+
+    def __init__(self, prepared: Prepared, plan: Plan) -> None:
+        self.plan, self.architecture = plan, prepared.architecture
+        self.peak = peak_flops(jax.devices())
+        self.factor = training_factor(prepared.settings.adapters.rank > 0)
+        self.began = time.monotonic()
+        self.tokens, self.flops = 0, 0.0
+
+    def tick(self, number: int) -> None:
+        """Count a step that was dispatched."""
+        rows = self.plan.order.batch(number - 1)
+        self.tokens += int(self.plan.lengths[rows].sum())
+        if self.peak is not None:
+            groups = [self.plan.groups[row] for row in rows]
+            forward = sum(forward_flops(self.architecture, group) for group in groups)
+            self.flops += self.factor * forward
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Positions trained on in a second, padding not counted."""
+        return self.tokens / (time.monotonic() - self.began)
+
+    def line(self) -> dict[str, float]:
+        """What a watch has to say: seconds since the first step, tokens per second, MFU."""
+        seconds = time.monotonic() - self.began
+        line = {"seconds": round(seconds, 3), "tokens_per_second": round(self.tokens / seconds, 1)}
+        if self.peak is not None:
+            line["mfu"] = self.flops / seconds / self.peak
+        return line
+
+
+def means(totals: dict[str, Sum]) -> dict[str, float]:
+    """Sums divided at last; a metric that nothing counted for is left out."""
+    return {name: float(total / weight) for name, (total, weight) in totals.items() if weight > 0}
