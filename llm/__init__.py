@@ -1,5 +1,8 @@
-"""Reserved for the language-model world; nothing is here yet.
+"""The language-model world: real checkpoints in, the shared objectives, a fine-tuned checkpoint out.
 
-The name is held so that an import of `llm` resolves to this repository and not to the package of
-the same name on the registry.
+Nothing is imported here, so that a command pays only for what it uses. In the order a run meets
+them: ``settings`` and ``preparation`` (what is asked for, and whether it can be done),
+``checkpoints`` and ``model`` (a Hugging Face folder becomes a decoder), ``data`` (rows become packed
+batches), ``logprobs`` and ``scoring`` (batches become the [B, N, T] an objective sees), ``update``
+and ``train`` (steps), ``state`` and ``journal`` (what survives and what is told).
 """

@@ -14,6 +14,12 @@ COMMANDS = {
     "reproduce": "run the experiments, draw the figures, end with a table of claims and verdicts",
     "bandit": "one recipe on one problem: a table and a picture in seconds",
     "objectives": "every objective with its place in the paper's taxonomy",
+    "train": "fine-tune a language model on data that exist, by any offline recipe",
+    "inspect-data": "what a model would be trained on: rows token by token, with masks",
+    "evaluate": "held-out loss, preference accuracy with intervals, exact KLs",
+    "plot": "the curves of one or more training runs",
+    "export": "a Hugging Face folder from any checkpoint of a run",
+    "chat": "talk to a model by hand",
 }
 
 EXAMPLES = (
@@ -22,6 +28,9 @@ EXAMPLES = (
     ("modeseek bandit ipo --problem R1", "how offline IPO moves mass when the peak is far away"),
     ("modeseek bandit online_dpo --objective.beta 0.3", "any number of a recipe is a flag"),
     ("modeseek objectives", "which objectives push down, seek modes, need fresh samples"),
+    ("modeseek train dpo", "the embedded model and language: no network, about three minutes"),
+    ("modeseek train ipo --model DIR --data FILE", "your model, your preferences"),
+    ("modeseek chat runs/dpo/model", "what came of it"),
 )
 
 
@@ -55,8 +64,8 @@ def main() -> None:
             from experiments.catalogue import check_known
 
             check_known("command", command, COMMANDS)
-        importlib.import_module(f"modeseek.{command}").main(rest)
-    except (ValueError, OSError) as error:
+        importlib.import_module(f"modeseek.{command.replace('-', '_')}").main(rest)
+    except (ValueError, OSError, FloatingPointError) as error:
         complain.print(f"[bold red]modeseek {escape(command)}:[/] {escape(str(error))}")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
