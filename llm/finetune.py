@@ -1,4 +1,4 @@
-"""From a recipe to a fine-tuned checkpoint: prepare, load, compare, compile, train, measure, export.
+"""From a recipe to a fine-tuned checkpoint: prepare, load, compile, train, measure, export.
 
 This is the whole story of a run in the order it happens; each chapter is a file of its own.
 """
@@ -6,32 +6,29 @@ This is the whole story of a run in the order it happens; each chapter is a file
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from llm.checkpoints.adapters import save_adapter
-from llm.checkpoints.read import load_decoder
-from llm.checkpoints.write import save_model
+from llm.answers import JUDGED, answer, show_answers, show_judgement
 from llm.data.examples import Group
 from llm.data.order import InOrder, Order
 from llm.data.packing import Batch
 from llm.data.plan import Plan, make_plan
+from llm.export import ADAPTER, MODEL, export_adapter, export_model
 from llm.journal import METRICS, Journal, read_lines
-from llm.lora import LoRA, merge
-from llm.mesh import batch_sharding, describe, make_mesh, sharding
-from llm.model import Decoder, RewardModel, parameters, with_parameters
+from llm.loading import Loaded, load
+from llm.mesh import describe
+from llm.model import RewardModel, with_parameters
 from llm.optimizer import optimizer, schedule
-from llm.preparation import Prepared, prepare
+from llm.preparation import HARBOUR, Prepared, prepare
 from llm.progress import Bar, counted
 from llm.reference import cached_reference
 from llm.settings import Training
@@ -39,53 +36,6 @@ from llm.state import Saver, check_same_run
 from llm.train import Put, Step, means, run, shape
 from llm.update import Fixed, Learner, Parameters
 from objectives.recipes import Recipe
-
-MODEL, ADAPTER = "model", "adapter"
-"""Folders of the fine-tuned model and of its adapters, in the folder of the run."""
-
-EMBEDDINGS = ("embedding/matrix", "positions/matrix", "head/matrix")
-UNROLLED = 12
-"""Layers up to which a CPU gets them one after the other and not in a loop: faster by a tenth."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model on its devices, taken apart into structure and numbers.
-
-    Attributes:
-        module: the structure.
-        values: all parameters by path.
-        trains: which of them train.
-        lora: the adapters, if that is what trains.
-        mesh: the devices; None for one.
-    """
-
-    module: Decoder | RewardModel
-    values: Parameters
-    trains: frozenset[str]
-    lora: LoRA | None
-    mesh: Mesh | None
-
-    @property
-    def trainable(self) -> Parameters:
-        """The parameters that train."""
-        return {path: value for path, value in self.values.items() if path in self.trains}
-
-    @property
-    def frozen(self) -> Parameters:
-        """The others."""
-        return {path: value for path, value in self.values.items() if path not in self.trains}
-
-    @property
-    def shards(self) -> int:
-        """Devices that share a batch."""
-        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-
-    def put(self, batch: Batch) -> Batch:
-        """Place a batch on the devices."""
-        if self.mesh is None:
-            return jax.device_put(batch)
-        return jax.device_put(batch, batch_sharding(self.mesh))
 
 
 def finetune(name: str, recipe: Recipe, settings: Training, console: Console) -> Path:
@@ -111,7 +61,9 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
         console.print(f"This run is complete: {prepared.out / MODEL}")
         return prepared.out
 
-    loaded = load(prepared)
+    loaded = load(
+        prepared.model, prepared.architecture, prepared.settings, prepared.is_reward_model
+    )
     plan = plan_of(prepared, loaded)
     describe_run(prepared, loaded, plan, console)
     learner = learner_of(prepared, loaded, plan.steps)
@@ -122,24 +74,27 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
     began = time.monotonic()
     with console.status("compiling"):
         start = jax.jit(learner.start)
-        example = loaded.put((plan.examples(cut=False) + plan.examples(cut=True))[0])
+        example = loaded.put(example_of(plan))
         state, sums = start(loaded.trainable, fixed, example, objective)
-        evaluate = evaluator(learner, fixed, objective, held_out, loaded.put)
+        evaluate = evaluator(learner, state.trainable, fixed, objective, held_out, loaded.put)
         step = Step(learner, fixed, objective, state, sums, plan, loaded.put)
     seconds = time.monotonic() - began
-    console.print(f"compiled {step.compilations} programs in {seconds:.1f} s, the last of this run")
+    programs = step.compilations + (held_out is not None)
+    console.print(f"compiled {programs} programs in {seconds:.1f} s, the last of this run")
 
-    saver = Saver(prepared.out, settings.save, state)
-    state = saver.restore(state) or state
-    done = int(state.step)
-    if done:
-        console.print(f"going on after step {done}")
-    journal = Journal(prepared.out, settings.log, done, name, prepared.record)
-    if not done:
-        journal.write(0, "eval", evaluate(state.trainable), {})
-        saver.save(0, state)
-    try:
-        with Bar(console, name, plan.steps, done) as bar:
+    with ExitStack() as opened:
+        saver = opened.enter_context(closing(Saver(prepared.out, settings.save, state)))
+        restored = saver.restore(state)
+        done = -1 if restored is None else int(restored.step)
+        journal = Journal(prepared.out, settings.log, done, name, prepared.record)
+        opened.enter_context(closing(journal))
+        if restored is None:
+            journal.write(0, "eval", evaluate(state.trainable), {})
+            saver.save(0, state)
+        else:
+            state = restored
+            console.print(f"going on after step {done}")
+        with Bar(console, name, plan.steps, max(done, 0)) as bar:
             end = run(
                 prepared,
                 plan,
@@ -157,62 +112,10 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
                 f"{plan.steps}. The same command goes on from there."
             )
             raise SystemExit(128 + end.signal)
-        journal.write(plan.steps, "eval", evaluate(end.state.trainable), {})
-    finally:
-        saver.close()
-        journal.close()
     export(prepared, loaded, end.state.trainable)
+    compare(prepared, loaded, end.state.trainable, console)
     conclude(prepared, console)
     return prepared.out
-
-
-def load(prepared: Prepared) -> Loaded:
-    """Read the weights onto the devices and decide which of them train."""
-    settings = prepared.settings
-    cpu = jax.default_backend() == "cpu"
-    chosen = {"auto": jnp.float32 if cpu else jnp.bfloat16}
-    dtype = chosen.get(settings.dtype, settings.dtype)
-    mesh = None
-    if jax.device_count() > 1:
-        sizes = settings.mesh
-        mesh = make_mesh(data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
-    lora = None
-    if settings.adapters.rank:
-        chosen_adapters = settings.adapters
-        lora = LoRA(
-            rank=chosen_adapters.rank,
-            alpha=chosen_adapters.alpha,
-            targets=chosen_adapters.targets,
-        )
-    layers = prepared.architecture.layers
-    model: Decoder | RewardModel = load_decoder(
-        str(prepared.model),
-        dtype=dtype,
-        mesh=mesh,
-        remat=settings.remat,
-        unroll=layers if cpu and layers <= UNROLLED else 1,
-        lora=lora,
-        seed=settings.seed,
-    )
-    if prepared.is_reward_model:
-        model = RewardModel(model)
-    values = parameters(model)
-    if mesh is not None:
-        values = {
-            path: jax.device_put(value, sharding(mesh, path, value.shape))
-            for path, value in values.items()
-        }
-    trains = frozenset(path for path in values if does_train(path, settings))
-    graphdef, state = nnx.split(model)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-    return Loaded(nnx.merge(graphdef, shapes), values, trains, lora, mesh)
-
-
-def does_train(path: str, settings: Training) -> bool:
-    """Whether a parameter trains: adapters alone, all but the embeddings, or everything."""
-    if settings.adapters.rank:
-        return "/lora_" in path or path == "head/kernel"
-    return not (settings.freeze_embedding and path.endswith(EMBEDDINGS))
 
 
 def plan_of(prepared: Prepared, loaded: Loaded) -> Plan:
@@ -265,6 +168,11 @@ def reference_parameters(prepared: Prepared, loaded: Loaded) -> Parameters | Non
     return loaded.values if prepared.reference == "model" and loaded.lora is None else None
 
 
+def example_of(plan: Plan) -> Batch:
+    """A batch of the first of a plan's shapes."""
+    return (plan.examples(cut=False) + plan.examples(cut=True))[0]
+
+
 def with_reference(
     prepared: Prepared,
     loaded: Loaded,
@@ -280,7 +188,7 @@ def with_reference(
     """
     held = prepared.held_out
     aside = one_pass(prepared, loaded, held) if held else None
-    if prepared.reference != "cache":
+    if prepared.reference != "cache" or isinstance(loaded.module, RewardModel):
         return plan, aside
     compiled: dict[Any, Any] = {}
     given = loaded.trainable, fixed
@@ -288,18 +196,17 @@ def with_reference(
     def score(batch: Batch) -> np.ndarray:
         placed = loaded.put(batch)
         if shape(batch) not in compiled:
-            scores = jax.jit(lambda *given: learner.scores(*given).logp)
+            scores = jax.jit(lambda *given: learner.look(*given).logp)
             compiled[shape(batch)] = scores.lower(*given, placed).compile()
         return np.asarray(compiled[shape(batch)](*given, placed))
 
-    def batches(groups: Sequence[Group]) -> Iterable[Batch]:
-        passed = one_pass(prepared, loaded, groups)
-        found = (batch for step in range(passed.steps) for batch in passed.micro_batches(step))
-        total = round(passed.steps * passed.micro_batches_per_step)
-        return counted(console, "reference", found, total)
-
     everything = [*prepared.groups, *held]
-    numbers = cached_reference(everything, prepared.reference_key, batches, score)
+    passed = one_pass(prepared, loaded, everything)
+    found = (batch for step in range(passed.steps) for batch in passed.micro_batches(step))
+    total = round(passed.steps * passed.micro_batches_per_step)
+    key = f"{prepared.reference_key}-{loaded.module.dtype}"
+    batches = counted(console, "reference", found, total)
+    numbers = cached_reference(everything, key, batches, score)
     cut = len(prepared.groups)
     if aside is not None:
         aside = aside.with_reference(numbers[cut:])
@@ -307,12 +214,19 @@ def with_reference(
 
 
 def evaluator(
-    learner: Learner, fixed: Fixed, objective: Any, held_out: Plan | None, put: Put
+    learner: Learner,
+    trainable: Parameters,
+    fixed: Fixed,
+    objective: Any,
+    held_out: Plan | None,
+    put: Put,
 ) -> Callable[[Parameters], dict[str, float]]:
-    """A function that measures the held-out groups under given parameters."""
+    """A function that measures the held-out groups under parameters like those given."""
     if held_out is None:
         return lambda trainable: {}
-    measure = jax.jit(learner.measure)
+    objective = jax.device_put(objective)  # once, because a step forbids it
+    given = trainable, fixed, put(example_of(held_out)), objective
+    measure = jax.jit(learner.measure).lower(*given).compile()
 
     def evaluate(trainable: Parameters) -> dict[str, float]:
         found = [
@@ -320,33 +234,22 @@ def evaluator(
             for step in range(held_out.steps)
             for batch in held_out.micro_batches(step)
         ]
-        names = found[0]
-        return means(
-            {
-                name: (sum(one[name][0] for one in found), sum(one[name][1] for one in found))
-                for name in names
-            }
-        )
+        return means(jax.tree.map(lambda *parts: sum(parts), *found))
 
     return evaluate
 
 
 def export(prepared: Prepared, loaded: Loaded, trainable: Parameters) -> None:
     """Write the fine-tuned model, and its adapters beside it, for others to load."""
-    model = with_parameters(loaded.module, loaded.frozen | trainable)
-    decoder = model.decoder if isinstance(model, RewardModel) else model
-    if loaded.lora is not None:
-        save_adapter(
-            prepared.out / ADAPTER, decoder, loaded.lora, str(prepared.model), overwrite=True
-        )
-        decoder = merge(decoder)
-    save_model(
+    if loaded.lora is not None and not prepared.is_reward_model:
+        export_adapter(loaded, trainable, prepared.out / ADAPTER, source=prepared.model)
+    export_model(
+        loaded,
+        trainable,
         prepared.out / MODEL,
-        decoder,
+        source=prepared.model,
         config=prepared.config,
         tokenizer=prepared.tokenizer,
-        source=prepared.model,
-        overwrite=True,
     )
 
 
@@ -370,6 +273,28 @@ def describe_run(prepared: Prepared, loaded: Loaded, plan: Plan, console: Consol
     for row in rows.items():
         table.add_row(f"[cyan]{row[0]}[/]", row[1])
     console.print(table)
+
+
+def compare(prepared: Prepared, loaded: Loaded, trainable: Parameters, console: Console) -> None:
+    """Answer held-out prompts before and after, for people to read and for an exact judge."""
+    harbour = prepared.data == HARBOUR
+    number = prepared.settings.show
+    number = (3 if harbour else 0) if number is None else number
+    if prepared.is_reward_model or not (number and prepared.held_out):
+        return
+    before, after = (
+        answer(
+            with_parameters(loaded.module, loaded.values | trained),
+            prepared.tokenizer,
+            prepared.held_out,
+            JUDGED if harbour else number,
+            seed=prepared.settings.seed,
+        )
+        for trained in (loaded.trainable, trainable)
+    )
+    show_answers(console, before, after, number)
+    if harbour:
+        show_judgement(console, before, after, prepared.preference)
 
 
 def conclude(prepared: Prepared, console: Console) -> None:

@@ -1,18 +1,17 @@
 """How much arithmetic a batch needs, and how much the device could do: MFU.
 
-Only useful work counts: tokens that are there (no padding), attention to positions that may be seen,
-output logits of scored tokens, and no second pass that only saves memory. So a number here can be
-compared with other people's and does not grow by wasting work.
+Only useful work counts: tokens that are there (no padding), attention to positions that may be
+seen, output logits of scored tokens, and no second pass that only saves memory. So a number here
+can be compared with other people's and does not grow by wasting work.
 """
 
 from collections.abc import Sequence
-
-import jax
+from typing import Any
 
 from llm.architecture import Architecture
 from llm.data.examples import Group
 
-# Dense bfloat16 matrix products, in FLOP/s per device, by the name JAX gives it. Makers' data sheets.
+# Dense bfloat16 matrix products in FLOP/s, by the name JAX gives a device. Makers' data sheets.
 PEAK_FLOPS = {
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA H100 80GB HBM3": 989e12,
@@ -24,8 +23,8 @@ PEAK_FLOPS = {
 }
 
 
-def peak_flops(devices: Sequence[jax.Device]) -> float | None:
-    """What the devices could do together, FLOP/s; None where the peak is not known."""
+def peak_flops(devices: Sequence[Any]) -> float | None:
+    """What JAX devices could do together, FLOP/s; None where the peak is not known."""
     each = [PEAK_FLOPS.get(device.device_kind) for device in devices]
     return None if None in each else sum(peak for peak in each if peak is not None)
 

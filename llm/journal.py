@@ -1,11 +1,11 @@
-"""What a run says while it runs: a line on the console, a line in metrics.jsonl, and, by flag,
-TensorBoard and Weights & Biases.
+"""What a run writes down while it runs: a line of metrics.jsonl and, by flag, of other loggers.
 
-A number is read from the device one step late, so that the device never waits for somebody to write
-it down. What a step computed stands in ``metrics.jsonl`` under its own name; how long it took
-stands under ``clock``, because only the first is the same in every repetition.
+What a step computed stands in a line under its own name; how long it took stands under ``clock``,
+because only the first is the same in every repetition. A resumed run takes back the lines of steps
+that it will take again, so the file of a run that was killed reads like that of one that was not.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -23,7 +23,8 @@ class Journal:
     Args:
         folder: the run's folder.
         settings: where to write besides metrics.jsonl.
-        step: lines of later steps are forgotten: they will be computed again.
+        step: lines of later steps are forgotten, because they will be computed again; all are,
+            if it is negative.
         name: of the run.
         record: what the run was asked for.
 
@@ -37,13 +38,13 @@ class Journal:
         self.tensorboard = self.wandb = None
         if settings.tensorboard:
             try:
-                from tensorboardX import SummaryWriter
+                from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
             except ImportError:
                 raise missing("log.tensorboard", "tensorboardX") from None
-            self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+            self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         if settings.wandb is not None:
             try:
-                import wandb
+                import wandb  # pyright: ignore[reportMissingImports]
             except ImportError:
                 raise missing("log.wandb", "wandb") from None
             self.wandb = wandb.init(
@@ -51,7 +52,9 @@ class Journal:
             )
         self.file: TextIO = reopen(folder / METRICS, step)
 
-    def write(self, step: int, kind: str, numbers: Mapping[str, float], clock: Mapping[str, float]):
+    def write(
+        self, step: int, kind: str, numbers: Mapping[str, float], clock: Mapping[str, float]
+    ) -> None:
         """Write one line everywhere.
 
         Args:
@@ -88,8 +91,6 @@ def missing(field: str, package: str) -> ValueError:
 
 def run_id(folder: Path) -> str:
     """A stable name for the run's folder, so that a resumed run goes on in the same W&B run."""
-    import hashlib
-
     return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
 
 

@@ -15,12 +15,21 @@ import numpy as np
 from llm.architecture import Architecture
 from llm.checkpoints.folders import find_model, read_architecture, read_config
 from llm.data.examples import Example, Group
+from llm.data.holdout import hold_out
 from llm.data.rendering import tokenize
 from llm.data.schemas import reader
 from llm.data.sources import read_examples
 from llm.embedded import docstrings, language
+from llm.embedded.pretrain import embedded_model
 from llm.reference import data_fingerprint, model_fingerprint
-from llm.settings import REWARD_MODEL, Training, as_record, learning_rate, reference_kind
+from llm.settings import (
+    NEEDS_REFERENCE,
+    REWARD_MODEL,
+    Training,
+    as_record,
+    learning_rate,
+    reference_kind,
+)
 from objectives import KTO
 from objectives.recipes import Recipe
 
@@ -37,9 +46,6 @@ BUILT_IN_SIZE, BUILT_IN_HELD_OUT = 2000, 200
 
 HELD_OUT_SEED = 1_000_003
 """Added to the seed for held-out groups, which have prompts of their own as well."""
-
-MOST_HELD_OUT = 500
-"""Prompts held out at most: enough to see a change of a few hundredths."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,17 @@ class Prepared:
     held_out: list[Group]
     out: Path
     record: dict[str, Any]
+
+    @property
+    def data(self) -> str:
+        """Where the data come from."""
+        return self.settings.data or HARBOUR
+
+    @property
+    def preference(self) -> str:
+        """What the built-in data are preferred for."""
+        default = docstrings if self.data == DOCSTRINGS else language
+        return self.settings.preference or default.DEFAULT_PREFERENCE
 
     @property
     def learning_rate(self) -> float:
@@ -125,6 +142,7 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     else:
         groups, held_out = hold_out(groups, settings.reading.eval_share, settings.seed)
     check_recipe(recipe, groups)
+    check_settings(name, recipe, settings, len(groups))
     prints = {
         "model": model_fingerprint(folder),
         "data": data_fingerprint(groups),
@@ -174,9 +192,9 @@ def read_data(
 ) -> tuple[list[Example], list[Example] | None]:
     """Examples to train on, and those to hold out where the data say which."""
     reading = settings.reading
-    if settings.data in (None, *BUILT_IN):
+    if settings.data is None or settings.data in BUILT_IN:
         kind = settings.data or HARBOUR
-        return tuple(built_in(kind, name, settings, held_out) for held_out in (False, True))
+        return built_in(kind, name, settings, False), built_in(kind, name, settings, True)
     how = {"schema": reading.schema, "bad_rows": reading.bad_rows, "say": say}
     examples = read_examples(settings.data, split=reading.split, limit=reading.limit, **how)
     if reading.eval_source is None:
@@ -206,22 +224,18 @@ def built_in(kind: str, name: str, settings: Training, held_out: bool) -> list[E
     return [read(row, f"{kind}:{number}") for number, row in enumerate(rows, 1)]
 
 
-def hold_out(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Group], list[Group]]:
-    """Put a share of the distinct prompts aside, with all their groups.
-
-    Raises:
-        ValueError: if nothing would be left to train on.
-    """
-    prompts = sorted({group.prompt.tobytes() for group in groups})
-    number = min(round(share * len(prompts)), MOST_HELD_OUT)
-    chosen = np.random.default_rng(seed).permutation(len(prompts))[:number]
-    apart = {prompts[i] for i in chosen}
-    kept = [group for group in groups if group.prompt.tobytes() not in apart]
-    if not kept:
+def check_settings(name: str, recipe: Recipe, settings: Training, groups: int) -> None:
+    """Raise ValueError if the settings do not fit the recipe or the number of groups."""
+    objective = type(recipe.objective).__name__
+    if objective in NEEDS_REFERENCE and reference_kind(settings, name, recipe) == "none":
         raise ValueError(
-            f"reading.eval_share is {share}: all {len(groups)} groups would be held out; lower it."
+            f"--reference none leaves {objective} nothing to compare with: choose cache or model."
         )
-    return kept, [group for group in groups if group.prompt.tobytes() in apart]
+    if settings.batch > groups:
+        raise ValueError(
+            f"--batch is {settings.batch}, and there are {groups} groups to train on: one step "
+            f"would see some of them twice. Give --batch {groups} or less."
+        )
 
 
 def check_recipe(recipe: Recipe, groups: Sequence[Group]) -> None:

@@ -7,7 +7,6 @@ are what becomes of the data, the template and the tokenizer together.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,10 +16,12 @@ from jaxtyping import Float32
 
 from llm.data.examples import Group
 from llm.data.packing import Batch
-from llm.state import write_text
 
 SAMPLE = 1 << 20
-EVERY = 50
+"""Bytes that are read at either end of a file of weights."""
+
+UNKNOWN = np.nan
+"""Stands in the cache for what has not been computed."""
 
 
 def cache_folder() -> Path:
@@ -63,50 +64,41 @@ def data_fingerprint(groups: Sequence[Group]) -> str:
 def cached_reference(
     groups: Sequence[Group],
     key: str,
-    batches: Callable[[Sequence[Group]], Iterable[Batch]],
+    batches: Iterable[Batch],
     score: Callable[[Batch], Float32[np.ndarray, "B N T"]],
     folder: Path | None = None,
 ) -> list[Float32[np.ndarray, " tokens"]]:
     """Log-probabilities of every response token under the reference, from disk where they are.
 
-    What is computed is kept as it is computed: a killed pass goes on where it was.
+    What is computed is kept as it is computed, and a killed pass goes on where it was. It does so
+    with the same batches, so that the last bit of a number does not depend on where that was.
 
     Args:
         groups: the data set.
         key: what the numbers depend on.
-        batches: lays groups out, in order.
+        batches: all groups, laid out; those whose numbers are known are passed over.
         score: the reference's log-probabilities on a batch, nats.
         folder: of the cache; the user's when None.
 
     Returns:
         For each group one array, one response after the other; 0 where a token is not scored.
     """
-    folder = (cache_folder() if folder is None else folder) / "reference"
-    folder.mkdir(parents=True, exist_ok=True)
-    lengths = [group.scored for group in groups]
-    ends = np.cumsum(lengths)
-    path, progress = folder / f"{key}.f32", folder / f"{key}.json"
-    done = 0
-    if path.exists() and path.stat().st_size == 4 * int(ends[-1]) and progress.exists():
-        done = int(json.loads(progress.read_text())["groups"])
-    else:
-        np.zeros(int(ends[-1]), np.float32).tofile(path)
-    if done < len(groups):
-        numbers = np.memmap(path, np.float32, "r+")
-        first = done
-        for turn, batch in enumerate(batches(groups[first:]), 1):
+    path = (cache_folder() if folder is None else folder) / "reference" / f"{key}.f32"
+    ends = np.cumsum([group.scored for group in groups])
+    if not path.exists() or path.stat().st_size != 4 * int(ends[-1]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        np.full(int(ends[-1]), UNKNOWN, np.float32).tofile(partial)
+        os.replace(partial, path)
+    # Two runs may fill the file at once: they write the same numbers.
+    numbers = np.split(np.memmap(path, np.float32, "r+"), ends[:-1])
+    if any(np.isnan(part).any() for part in numbers):
+        for batch in batches:
+            rows = [(b, row) for b, row in enumerate(np.asarray(batch.example)) if row >= 0]
+            if not any(np.isnan(numbers[row]).any() for _, row in rows):
+                continue
             values = score(batch)
-            for b, example in enumerate(np.asarray(batch.example)):
-                if example >= 0:
-                    example += first
-                    place = slice(ends[example] - lengths[example], ends[example])
-                    responses = enumerate(groups[example].responses)
-                    numbers[place] = np.concatenate([values[b, n, : len(y)] for n, y in responses])
-                    done = max(done, int(example) + 1)
-            if turn % EVERY == 0:
-                numbers.flush()
-                write_text(progress, json.dumps({"groups": done, "of": len(groups)}))
-        numbers.flush()
-        write_text(progress, json.dumps({"groups": done, "of": len(groups)}))
-    whole = np.fromfile(path, np.float32)
-    return np.split(whole, ends[:-1])
+            for b, row in rows:
+                responses = enumerate(groups[row].responses)
+                numbers[row][:] = np.concatenate([values[b, n, : len(y)] for n, y in responses])
+    return [np.array(part) for part in numbers]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from llm.data.packing import Batch
@@ -71,9 +72,7 @@ def score(
     found = token_logprobs(
         hidden,
         decoder.output_matrix,
-        batch.source,
-        batch.target,
-        batch.count,
+        *arrays(batch.source, batch.target, batch.count),
         softcap=softcap,
         reference=against,
         entropy=entropy,
@@ -94,10 +93,18 @@ def score(
 
 def flat_hidden(decoder: Decoder, batch: Batch, adapters: bool = True) -> Float[Array, "M D"]:
     """Hidden states of all positions, rows one after the other."""
-    hidden = decoder(
-        batch.tokens, batch.positions, batch.segments, batch.branches, adapters=adapters
-    )
+    hidden = decoder(*layout(batch), adapters=adapters)
     return hidden.reshape(-1, hidden.shape[-1])
+
+
+def layout(batch: Batch) -> list[Array]:
+    """What a decoder reads: tokens, positions, segments, branches."""
+    return arrays(batch.tokens, batch.positions, batch.segments, batch.branches)
+
+
+def arrays(*values: Array | np.ndarray) -> list[Array]:
+    """JAX arrays of what may be NumPy's; under jit they are already, and this costs nothing."""
+    return [jnp.asarray(value) for value in values]
 
 
 def scatter(values: Float[Array, "P"], batch: Batch, shape: tuple[int, ...]) -> PerToken:
@@ -114,8 +121,9 @@ def as_responses(batch: Batch, ref_logp: PerToken | None) -> Responses:
         ref_logp: the reference's log-probabilities, nats; zeros stand in where there is none, for
             objectives that do not read them.
     """
-    ref = jnp.zeros(batch.mask.shape, jnp.float32) if ref_logp is None else ref_logp
-    return Responses(batch.mask, batch.reward, ref, ref, valid=batch.valid)
+    mask, reward, valid = arrays(batch.mask, batch.reward, batch.valid)
+    ref = jnp.zeros(mask.shape, jnp.float32) if ref_logp is None else ref_logp
+    return Responses(mask, reward, ref, ref, valid=valid)
 
 
 def score_rewards(model: RewardModel, batch: Batch) -> tuple[PerToken, Responses]:
@@ -131,13 +139,8 @@ def score_rewards(model: RewardModel, batch: Batch) -> tuple[PerToken, Responses
     Returns:
         Scores as [B, N, 1], and the batch as the objective wants it, with a reference of 0.
     """
-    scores = model(
-        batch.tokens,
-        batch.positions,
-        batch.segments,
-        batch.branches,
-        at=batch.last.reshape(-1),
-    ).reshape(batch.reward.shape)[..., None]
+    last, mask, reward, valid = arrays(batch.last, batch.mask, batch.reward, batch.valid)
+    scores = model(*layout(batch), at=last.reshape(-1)).reshape(reward.shape)[..., None]
     zero = jnp.zeros_like(scores)
-    exists = batch.valid & jnp.any(batch.mask, axis=-1)
-    return scores, Responses(exists[..., None], batch.reward, zero, zero, valid=batch.valid)
+    exists = valid & jnp.any(mask, axis=-1)
+    return scores, Responses(exists[..., None], reward, zero, zero, valid=valid)

@@ -163,6 +163,9 @@ class Training:
     preference: str | None = None
     """What the built-in data are preferred for: kind, grumpy, short, long, typical, vivid or
     faithful; concise or relevant for docstrings."""
+    show: int | None = None
+    """Held-out prompts answered before and after, to be read; 3 for the built-in language, else
+    none when not given."""
     evaluate_every: int = 0
     """Steps between looks at the held-out groups; 0 for only before and after."""
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
@@ -177,6 +180,7 @@ class Training:
         require_positive(self, "epochs")
         require(self.steps is None or self.steps >= 1, self, "steps", "at least 1")
         require(self.batch >= 1, self, "batch", "at least 1 group")
+        require(self.show is None or self.show >= 0, self, "show", "0 or a number of prompts")
         require(self.evaluate_every >= 0, self, "evaluate_every", "0 or a number of steps")
 
 

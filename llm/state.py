@@ -29,28 +29,35 @@ def check_same_run(folder: Path, asked: Mapping[str, Any]) -> bool:
     """Claim a folder for a run, or make sure that it belongs to this very run.
 
     Args:
-        folder: the run's folder; made if absent.
+        folder: the run's folder; made if absent. One whose run never came to its first checkpoint
+            may be claimed for another.
         asked: what identifies the run, as plain JSON.
 
     Returns:
-        Whether the run had been started before.
+        Whether there is something to go on from.
 
     Raises:
-        ValueError: if the folder holds another run; lists what differs.
+        ValueError: if the folder holds another run, or anything else; lists what differs.
     """
-    record = folder / RUN
+    record, written = folder / RUN, json.dumps(asked, indent=2, sort_keys=True) + "\n"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and a run needs a folder: choose another --out.")
     if not record.exists():
-        if folder.exists() and any(folder.iterdir()):
+        # A run that was killed while it wrote its record has left nothing but a part of that.
+        if folder.exists() and any(not is_partial(entry, record) for entry in folder.iterdir()):
             raise ValueError(
                 f"{folder} is not empty and holds no run of modeseek: choose another --out."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(record, json.dumps(asked, indent=2, sort_keys=True) + "\n")
+        write_text(record, written)
         return False
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{record} cannot be read ({error}): choose another --out.") from None
+    if not saved_steps(folder) and before.keys() == asked.keys():
+        write_text(record, written)
+        return False
     old, new = flatten(before), flatten(json.loads(json.dumps(asked)))
     different = [
         f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
@@ -90,6 +97,21 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def is_partial(entry: Path, path: Path) -> bool:
+    """Whether a file is what a killed ``write_text`` of a path left behind."""
+    return entry.name.startswith(f".{path.name}.")
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in a run's folder, in order.
+
+    One that is being written, or was when the run was killed, has another name until it is whole.
+    """
+    path = folder / CHECKPOINTS
+    entries = path.iterdir() if path.is_dir() else ()
+    return sorted(int(entry.name) for entry in entries if entry.name.isdigit())
+
+
 class Saver:
     """Checkpoints of one run: saved beside the training, loaded only when they are complete.
 
@@ -108,6 +130,7 @@ class Saver:
         path = folder.resolve() / CHECKPOINTS
         path.mkdir(parents=True, exist_ok=True)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        # What is there will make room, sooner or later.
         there = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         # One more than are kept, because the next one is written before the oldest goes.
         needed, free = size * (settings.keep + 1) - there, shutil.disk_usage(path).free
@@ -119,9 +142,10 @@ class Saver:
             )
         self.folder = folder
         self.saved = -1
+        newest = ocp.training.preservation_policies.LatestN(settings.keep)
         self.checkpointer = ocp.training.Checkpointer(
-            path,
-            preservation_policy=ocp.training.preservation_policies.LatestN(settings.keep),
+            str(path),
+            preservation_policy=newest,  # pyright: ignore[reportArgumentType]
             cleanup_tmp_directories=True,
         )
 
@@ -130,6 +154,9 @@ class Saver:
 
         Args:
             like: a state of the same structure, on the devices where the restored one shall live.
+
+        Raises:
+            OSError: if it cannot be read; names it, and what the run can go on from without it.
         """
         latest = self.checkpointer.latest
         if latest is None:
@@ -139,8 +166,16 @@ class Saver:
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for name, leaf in zip(names(like), leaves, strict=True)
         }
+        try:
+            found = self.checkpointer.load(latest.step, abstract)
+        except Exception as error:
+            before = saved_steps(self.folder)[:-1]
+            then = f"goes on after step {before[-1]}" if before else "begins anew"
+            raise OSError(
+                f"the checkpoint {self.folder / CHECKPOINTS / str(latest.step)} is damaged "
+                f"({reason(error)}): delete it, and the same command {then}."
+            ) from error
         self.saved = latest.step
-        found = self.checkpointer.load(latest.step, abstract)
         return jax.tree.unflatten(structure, [found[name] for name in abstract])
 
     def save(self, step: int, state: TrainState) -> None:
@@ -172,14 +207,17 @@ class Saver:
 
     def failure(self, error: Exception) -> OSError:
         """What went wrong, what is safe, and what to do."""
-        path = self.folder / CHECKPOINTS
-        steps = [int(entry.name) for entry in path.iterdir() if entry.name.isdigit()]
-        safe = f"step {max(steps)} is safe" if steps else "nothing had been saved before"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        steps = saved_steps(self.folder)
+        safe = f"step {steps[-1]} is safe" if steps else "nothing had been saved before"
         return OSError(
-            f"a checkpoint could not be written to {path} ({reason}); {safe}. Make room and give "
-            "the same command again."
+            f"a checkpoint could not be written to {self.folder / CHECKPOINTS} ({reason(error)}); "
+            f"{safe}. Make room and give the same command again."
         )
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def names(state: TrainState) -> list[str]:

@@ -30,6 +30,9 @@ from objectives import KTO
 Put: TypeAlias = Callable[[Batch], Batch]
 """Places a batch on the devices."""
 
+NAMED = 5
+"""Rows or parameters that an error lists at most."""
+
 Evaluate: TypeAlias = Callable[[Parameters], dict[str, float]]
 """Measures the held-out groups."""
 
@@ -166,17 +169,17 @@ def run(
         totals, finite = jax.device_get(report)
         if not finite:
             raise NotFinite(step)
-        numbers = means(totals)
-        if step % settings.log.every == 0 or step == steps:
-            journal.write(step, "train", numbers, clock.line())
-        bar.show(step, numbers, clock.tokens_per_second)
+        numbers, times = means(totals), clock.line()
+        if is_multiple(step, settings.log.every) or step == steps:
+            journal.write(step, "train", numbers, times)
+        bar.show(step, numbers, times["tokens_per_second"])
 
     with (
         stop_requests() as stop,
         Loader(plan, begin, put) as batches,
         jax.transfer_guard("disallow"),
     ):
-        number = begin
+        number, asked = begin, None
         try:
             for number, batch in enumerate(batches, begin + 1):
                 state, report = step(state, batch)
@@ -184,15 +187,16 @@ def run(
                 if pending is not None:
                     read(*pending)
                 pending = (number, report)
-                look = settings.evaluate_every and number % settings.evaluate_every == 0
-                last = number == steps or stop.signal is not None
-                if last or look or number % settings.save.every == 0:
+                look = number == steps or is_multiple(number, settings.evaluate_every)
+                asked = stop.signal  # once: what comes later waits for the next step
+                if look or asked is not None or is_multiple(number, settings.save.every):
                     read(*pending)
                     pending = None
-                    if look and number != steps:
+                    # A checkpoint of a step is saved last: what it stands for has been written.
+                    if look:
                         journal.write(number, "eval", evaluate(state.trainable), clock.line())
                     saver.save(number, state)
-                if stop.signal is not None:
+                if asked is not None:
                     break
         except NotFinite as found:
             state = replace(state, finite=jax.device_put(np.ones((), bool)))
@@ -204,7 +208,12 @@ def run(
                 f"{saver.folder}. A lower --optimizer.learning-rate usually helps; give it with "
                 "another --out."
             ) from None
-    return Finished(state, number, None if number == steps else stop.signal)
+    return Finished(state, number, None if number == steps else asked)
+
+
+def is_multiple(number: int, every: int) -> bool:
+    """Whether something that happens every so many steps, or never if 0, happens after a step."""
+    return every > 0 and number % every == 0
 
 
 class NotFinite(Exception):
@@ -224,18 +233,19 @@ def explain(step: Step, state: TrainState, plan: Plan, number: int, put: Put) ->
     with jax.transfer_guard("allow"):
         for batch in plan.micro_batches(number - 1):
             given = state.trainable, step.fixed, put(batch)
-            logp = np.asarray(step.learner.scores(*given).logp)
-            rows = batch.example[~np.isfinite(logp).all(axis=(1, 2))]
-            if len(rows):
-                where = ", ".join(plan.groups[row].where for row in rows[:5] if row >= 0)
-                return f"the log-probabilities of {where} are not finite."
+            seen = step.learner.look(*given)
+            for who, said in (("model", seen.logp), ("reference", seen.responses.ref_logp)):
+                rows = np.asarray(batch.example)[~np.isfinite(said).all(axis=(1, 2))]
+                if len(rows):
+                    where = ", ".join(plan.groups[row].where for row in rows[:NAMED])
+                    return f"what the {who} says of {where} is not finite."
             sums = step.learner.sums(*given, step.objective)
             if not np.isfinite(sums.loss[0]):
-                return "the loss is not finite, though every log-probability is."
+                return "the loss is not finite, though all that it is made of is."
             bad = [path for path, leaf in sums.gradient.items() if not np.isfinite(leaf).all()]
             if bad:
-                return f"the gradient of {', '.join(bad[:5])} is not finite."
-    return "the gradient's norm is not finite, though each of its numbers is."
+                return f"the gradient of {', '.join(bad[:NAMED])} is not finite."
+    return "the gradient, or the step the optimizer makes of it, is too long for float32."
 
 
 class Stop:
@@ -280,20 +290,18 @@ class Clock:
 
     def tick(self, number: int) -> None:
         """Count a step that was dispatched."""
-        rows = self.plan.order.batch(number - 1)
+        rows = self.plan.step_groups(number - 1)
         self.tokens += int(self.plan.lengths[rows].sum())
         if self.peak is not None:
             groups = [self.plan.groups[row] for row in rows]
             forward = sum(forward_flops(self.architecture, group) for group in groups)
             self.flops += self.factor * forward
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Positions trained on in a second, padding not counted."""
-        return self.tokens / (time.monotonic() - self.began)
-
     def line(self) -> dict[str, float]:
-        """What a watch has to say: seconds since the first step, tokens per second, MFU."""
+        """What a watch has to say: seconds since the start, positions trained on per second, MFU.
+
+        Padding is neither a position nor arithmetic here.
+        """
         seconds = time.monotonic() - self.began
         line = {"seconds": round(seconds, 3), "tokens_per_second": round(self.tokens / seconds, 1)}
         if self.peak is not None:

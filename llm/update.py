@@ -2,10 +2,10 @@
 
 An objective returns a value and a weight per unit, so a batch too large for the device may be cut
 anywhere: the sums over its pieces are the sums over the whole. Metrics are sums too and travel the
-same way. A step whose loss or gradient is not finite moves nothing.
+same way. A step whose loss, gradient or update is not finite moves nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llm.data.packing import Batch
 from llm.model import Decoder, RewardModel, with_parameters
-from llm.scoring import Scores, as_responses, score, score_rewards
+from llm.scoring import as_responses, score, score_rewards
 from objectives.pytrees import pytree
-from objectives.responses import PerToken, scored
+from objectives.responses import PerToken, Responses, scored
 from objectives.terms import Terms, Weighted
 
 Parameters: TypeAlias = dict[str, Array]
@@ -39,8 +39,8 @@ class TrainState:
         trainable: the parameters that train, by path.
         optimizer: optax's state.
         totals: metrics since the last written line, as sums.
-        finite: False from the first step on whose loss or gradient was not finite; nothing moves
-            any more then.
+        finite: False from the first step on whose loss, gradient or update was not finite; nothing
+            moves any more then, and the rest of the state is as that step found it.
     """
 
     step: Int[Array, ""]
@@ -61,6 +61,20 @@ class Fixed(NamedTuple):
 
     frozen: Parameters
     reference: Parameters | None = None
+
+
+class Seen(NamedTuple):
+    """A batch as an objective sees it.
+
+    Attributes:
+        logp: log-probabilities of the policy, nats; scores, where it is a reward model.
+        responses: everything about the batch that is constant.
+        metrics: what the pass over the batch measured whatever the objective.
+    """
+
+    logp: PerToken
+    responses: Responses
+    metrics: dict[str, Weighted]
 
 
 class Sums(NamedTuple):
@@ -122,15 +136,28 @@ class Learner:
         )
         return state, sums
 
-    def scores(self, trainable: Parameters, fixed: Fixed, batch: Batch) -> Scores:
-        """Score a batch under the policy, and under the reference where it is a model."""
-        policy = with_parameters(self.module, fixed.frozen | trainable)
-        if self.base:
-            return score(policy, batch, reference=policy, mesh=self.mesh)
-        if fixed.reference is None:
-            return score(policy, batch, mesh=self.mesh)
-        reference = with_parameters(self.module, fixed.reference)
-        return score(policy, batch, reference=reference, mesh=self.mesh)
+    def look(self, trainable: Parameters, fixed: Fixed, batch: Batch) -> Seen:
+        """Turn a batch into what an objective is given, and what else the pass has to say."""
+        values = fixed.frozen | trainable
+        if isinstance(self.module, RewardModel):
+            return Seen(*score_rewards(with_parameters(self.module, values), batch), {})
+        policy = with_parameters(self.module, values)
+        reference = policy if self.base else None
+        if fixed.reference is not None:
+            reference = with_parameters(self.module, fixed.reference)
+        found = score(policy, batch, reference=reference, mesh=self.mesh)
+        ref_logp = found.ref_logp
+        if ref_logp is None and batch.ref_logp is not None:
+            ref_logp = jnp.asarray(batch.ref_logp)
+        responses = as_responses(batch, ref_logp)
+        counted = (responses.mask & responses.exists[..., None]).astype(jnp.float32)
+        lengths = jnp.sum(counted, axis=-1)
+        metrics = {"response_length": Weighted(lengths, (lengths > 0).astype(jnp.float32))}
+        for name in ("entropy", "forward_kl", "reverse_kl"):
+            values = getattr(found, name)
+            if values is not None:
+                metrics[f"{name}_per_token"] = Weighted(jax.lax.stop_gradient(values), counted)
+        return Seen(found.logp, responses, metrics)
 
     def terms(self, trainable: Parameters, fixed: Fixed, batch: Batch, objective: Any) -> Terms:
         """The objective on a batch, with the metrics that every objective shares.
@@ -141,28 +168,15 @@ class Learner:
             batch: packed groups.
             objective: any of ``objectives``; for a reward model, one of differences of scores.
         """
-        if isinstance(self.module, RewardModel):
-            model = with_parameters(self.module, fixed.frozen | trainable)
-            logp, responses = score_rewards(model, batch)
-            return objective(logp, responses)
-        scores = self.scores(trainable, fixed, batch)
-        responses = as_responses(batch, ref_logp_of(scores, batch))
-        terms = objective(scores.logp, responses)
-        counted = (responses.mask & responses.exists[..., None]).astype(jnp.float32)
-        lengths = jnp.sum(counted, axis=-1)
-        shared = {"response_length": Weighted(lengths, (lengths > 0).astype(jnp.float32))}
-        for name in ("entropy", "forward_kl", "reverse_kl"):
-            values = getattr(scores, name)
-            if values is not None:
-                shared[f"{name}_per_token"] = Weighted(jax.lax.stop_gradient(values), counted)
-        return Terms(terms.value, terms.weight, terms.metrics | shared)
+        seen = self.look(trainable, fixed, batch)
+        terms = objective(seen.logp, seen.responses)
+        return replace(terms, metrics=terms.metrics | seen.metrics)
 
     def log_ratio(self, trainable: Parameters, fixed: Fixed, batch: Batch) -> Sum:
         """Summed log-ratio to the reference, nats, and the number of responses: KTO's z."""
-        scores = self.scores(trainable, fixed, batch)
-        responses = as_responses(batch, ref_logp_of(scores, batch))
-        seen = scored(scores.logp, responses)
-        return jnp.sum(seen.log_ratio), jnp.sum(seen.exists.astype(jnp.float32))
+        seen = self.look(trainable, fixed, batch)
+        clean = scored(seen.logp, seen.responses)
+        return jnp.sum(clean.log_ratio), jnp.sum(clean.exists.astype(jnp.float32))
 
     def measure(
         self, trainable: Parameters, fixed: Fixed, batch: Batch, objective: Any
@@ -192,7 +206,7 @@ class Learner:
         return jax.tree.map(jnp.add, sums, self.sums(trainable, fixed, batch, objective))
 
     def apply(self, state: TrainState, sums: Sums) -> tuple[TrainState, Sums, Report]:
-        """Move the parameters by the gradient of the mean loss, if it is finite.
+        """Move the parameters by the gradient of the mean loss, if all of it is finite.
 
         Returns:
             The state after the step, sums of nothing for the next one, and what to write down.
@@ -204,31 +218,29 @@ class Learner:
             lambda g: jnp.where(weight > 0, g * share, 0).astype(g.dtype), sums.gradient
         )
         norm = optax.global_norm(gradient)
-        finite = state.finite & jnp.isfinite(norm) & jnp.isfinite(loss)
         updates, moved = self.transformation.update(gradient, state.optimizer, state.trainable)
+        # An update can be infinite where the gradient is not, with a learning rate beyond reason.
+        sizes = jnp.stack([loss, norm, optax.global_norm(updates)])
+        finite = state.finite & jnp.all(jnp.isfinite(sizes))
 
         def chosen(after: Any, before: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, before)
 
         one = jnp.ones((), jnp.float32)
         rate = jnp.asarray(self.rate(state.step), jnp.float32)
-        seen = {"loss": (loss, weight), "gradient_norm": (norm, one), "learning_rate": (rate, one)}
+        always = {"loss": (loss, weight), "gradient_norm": (norm, one)}
+        always["learning_rate"] = (rate, one)
         fresh = state.step % self.log_every == 0
         totals = jax.tree.map(
             lambda before, step: jnp.where(fresh, step, before + step),
             state.totals,
-            seen | sums.metrics,
+            always | sums.metrics,
         )
         after = TrainState(
             step=state.step + finite.astype(jnp.int32),
             trainable=chosen(optax.apply_updates(state.trainable, updates), state.trainable),
             optimizer=chosen(moved, state.optimizer),
-            totals=totals,
+            totals=chosen(totals, state.totals),
             finite=finite,
         )
         return after, jax.tree.map(jnp.zeros_like, sums), Report(totals, finite)
-
-
-def ref_logp_of(scores: Scores, batch: Batch) -> PerToken | None:
-    """The reference's log-probabilities: from its own pass, or from the batch."""
-    return batch.ref_logp if scores.ref_logp is None else scores.ref_logp

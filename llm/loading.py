@@ -1,0 +1,127 @@
+"""A model on its devices, taken apart: what it is, its numbers, and which of them train.
+
+Training replaces some numbers of a model and leaves the others alone, so the two are held apart
+from the structure that says how they are used. What a run trains depends on its settings only; a
+checkpoint holds that part, and the rest is the model it began from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from llm.architecture import Architecture
+from llm.checkpoints.read import load_decoder
+from llm.data.packing import Batch
+from llm.lora import LoRA
+from llm.mesh import batch_sharding, make_mesh, sharding
+from llm.model import Decoder, M, RewardModel, parameters
+from llm.settings import Training
+from llm.update import Parameters
+
+EMBEDDINGS = ("embedding/matrix", "positions/matrix", "head/matrix")
+UNROLLED = 12
+"""Layers up to which a CPU gets them one after the other and not in a loop: faster by a tenth."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its devices, taken apart into structure and numbers.
+
+    Attributes:
+        module: the structure.
+        values: all parameters by path.
+        trains: which of them train.
+        lora: the adapters, if that is what trains.
+        mesh: the devices; None for one.
+    """
+
+    module: Decoder | RewardModel
+    values: Parameters
+    trains: frozenset[str]
+    lora: LoRA | None
+    mesh: Mesh | None
+
+    @property
+    def trainable(self) -> Parameters:
+        """The parameters that train."""
+        return {path: value for path, value in self.values.items() if path in self.trains}
+
+    @property
+    def frozen(self) -> Parameters:
+        """The others."""
+        return {path: value for path, value in self.values.items() if path not in self.trains}
+
+    @property
+    def shards(self) -> int:
+        """Devices that share a batch."""
+        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def put(self, batch: Batch) -> Batch:
+        """Place a batch on the devices."""
+        if self.mesh is None:
+            return jax.device_put(batch)
+        return jax.device_put(batch, batch_sharding(self.mesh))
+
+
+def load(folder: Path, architecture: Architecture, settings: Training, reward: bool) -> Loaded:
+    """Read the weights onto the devices and decide which of them train.
+
+    Args:
+        folder: of the model.
+        architecture: what its config says.
+        settings: of the run.
+        reward: whether responses are scored instead of modelled.
+    """
+    cpu = jax.default_backend() == "cpu"
+    chosen = {"auto": jnp.float32 if cpu else jnp.bfloat16}
+    dtype = chosen.get(settings.dtype, settings.dtype)
+    mesh = None
+    if jax.device_count() > 1:
+        sizes = settings.mesh
+        mesh = make_mesh(data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
+    lora = None
+    if settings.adapters.rank:
+        chosen_adapters = settings.adapters
+        lora = LoRA(
+            rank=chosen_adapters.rank,
+            alpha=chosen_adapters.alpha,
+            targets=chosen_adapters.targets,
+        )
+    layers = architecture.layers
+    model: Decoder | RewardModel = load_decoder(
+        str(folder),
+        dtype=dtype,
+        mesh=mesh,
+        remat=settings.remat,
+        unroll=layers if cpu and layers <= UNROLLED else 1,
+        lora=lora,
+        seed=settings.seed,
+    )
+    if reward:
+        model = RewardModel(model)
+    values = parameters(model)
+    if mesh is not None:
+        values = {
+            path: jax.device_put(value, sharding(mesh, path, value.shape))
+            for path, value in values.items()
+        }
+    trains = frozenset(path for path in values if does_train(path, settings))
+    return Loaded(structure(model), values, trains, lora, mesh)
+
+
+def structure(model: M) -> M:
+    """A model without its numbers."""
+    graphdef, state = nnx.split(model)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    return nnx.merge(graphdef, shapes)
+
+
+def does_train(path: str, settings: Training) -> bool:
+    """Whether a parameter trains: adapters alone, all but the embeddings, or everything."""
+    if settings.adapters.rank:
+        return "/lora_" in path or path == "head/kernel"
+    return not (settings.freeze_embedding and path.endswith(EMBEDDINGS))

@@ -1,0 +1,152 @@
+"""A run's folder, read back: what was asked for, and what its checkpoints hold.
+
+``run.json`` says everything a run depends on, as plain JSON. From it the settings are made again,
+the model that the run began from is found, and the trained numbers of any checkpoint are put beside
+it. Reading never disturbs a run that is still going.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import jax
+
+from llm.checkpoints.folders import find_model
+from llm.embedded.pretrain import embedded_model
+from llm.reference import model_fingerprint
+from llm.settings import OFFLINE_RECIPES, Training
+from llm.state import CHECKPOINTS, RUN
+from llm.update import Parameters
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as its folder says.
+
+    Attributes:
+        folder: of the run.
+        name: of its recipe.
+        settings: what was asked for.
+        record: all of ``run.json``.
+    """
+
+    folder: Path
+    name: str
+    settings: Training
+    record: Mapping[str, Any]
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps after which there is a complete checkpoint, ascending."""
+        folder = self.folder / CHECKPOINTS
+        # A checkpoint gets its name, which is a number, when it is complete.
+        return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdigit())
+
+    def find_step(self, step: int | None) -> int:
+        """A step of which there is a checkpoint, the latest by default.
+
+        Raises:
+            ValueError: if there is none; lists those that there are.
+        """
+        steps = self.steps
+        if not steps:
+            raise ValueError(
+                f"{self.folder} holds no checkpoint: the run was stopped before its first. Give "
+                "the command of the run again."
+            )
+        if step is not None and step not in steps:
+            there = ", ".join(map(str, steps))
+            raise ValueError(
+                f"{self.folder} holds no checkpoint of step {step}; there are those of {there}. "
+                "Give one of them, or train with a larger --save.keep."
+            )
+        return steps[-1] if step is None else step
+
+    def source(self, say: Callable[[str], None]) -> Path:
+        """Folder of the model that the run began from.
+
+        Raises:
+            ValueError: if the model there is another one by now.
+            OSError: if it cannot be fetched.
+        """
+        name = self.settings.model
+        folder = embedded_model(say) if name is None else find_model(name)
+        if model_fingerprint(folder) != self.record["fingerprints"]["model"]:
+            raise ValueError(
+                f"{folder} is not the model that {self.folder} began from: its weights or its "
+                "config.json have changed since. Put the model back that was there."
+            )
+        return folder
+
+    def restore(self, step: int, like: Parameters) -> Parameters:
+        """What was trained, as it was after a step; the optimizer's state is not read.
+
+        Args:
+            step: of which there is a checkpoint.
+            like: arrays of the same paths and shapes, on the devices where these shall live.
+        """
+        from orbax.checkpoint import v1 as ocp
+
+        names = {path: f"trainable.{path}".replace("/", ".") for path in like}
+        wanted = {
+            names[path]: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for path, leaf in like.items()
+        }
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
+            found: Any = ocp.load(str(self.folder.resolve() / CHECKPOINTS / str(step)), wanted)
+        return {path: found[name] for path, name in names.items()}
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (folder / RUN).is_file()
+
+
+def open_run(folder: Path) -> Run:
+    """Read what a run was asked for.
+
+    Raises:
+        ValueError: if the folder is not that of a run, or of one that this version cannot read.
+    """
+    file = folder / RUN
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no {RUN}: give the folder of a run, its --out.")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        name, settings = record["recipe"], from_record(Training, record["settings"])
+        if name not in OFFLINE_RECIPES:
+            raise ValueError(f"there is no recipe {name}")
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}): it was written by another version, or by hand."
+        ) from None
+    return Run(folder, name, settings, record)
+
+
+def from_record(cls: type[T], record: Mapping[str, Any]) -> T:
+    """A settings value from what ``as_record`` made of it.
+
+    Raises:
+        ValueError: if the record has a field that the value has not.
+    """
+    hints = get_type_hints(cls)
+    unknown = record.keys() - hints.keys() - {""}
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no {', '.join(sorted(unknown))}")
+    return cls(**{name: revived(hints[name], record[name]) for name in record if name})
+
+
+def revived(kind: Any, value: Any) -> Any:
+    """One field of a settings value from plain JSON."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return from_record(kind, value)
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if kind == Path | None and value is not None else value
