@@ -1,11 +1,8 @@
 """How good a model is on prompts it was not trained on, with how sure one can be of it.
 
-One pass over the data gives every response its log-probability, exact divergences from a reference
-on the way, or the score of a reward model. What is reported are means of these over tokens,
-responses or pairs, each with a 95% interval that counts prompts (``llm.intervals``). A pair is
-right when the preferred response is the likelier one: by the sum of its log-probabilities, by their
-mean per token, which does not favour short ones, or by how much likelier it is than under the
-reference. Beside them stands how often the preferred response is simply the longer one.
+One pass over the data gives every response its log-probability, its exact divergences from a
+reference, or the score of a reward model; ``llm.judgement`` makes estimates of them. A run is
+measured on the groups that it held out, against the model that it began from.
 
 Key to the axes: B groups, N responses, T response tokens.
 """
@@ -20,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float64, Int64
+from jaxtyping import Array, Float
 from rich.console import Console
 
 from llm.checkpoints.folders import find_model, read_architecture, read_config
@@ -33,7 +30,8 @@ from llm.data.packing import Batch
 from llm.data.plan import PackingSettings, make_plan
 from llm.data.rendering import tokenize
 from llm.export import MODEL
-from llm.intervals import Estimate, Values, ratio, share
+from llm.intervals import Estimate
+from llm.judgement import Measured, PerResponse, judge, judge_rewards
 from llm.loading import UNROLLED
 from llm.mesh import batch_sharding, make_mesh
 from llm.model import Decoder, RewardModel
@@ -45,8 +43,7 @@ from llm.scoring import score, score_rewards
 from llm.settings import OFFLINE_RECIPES, Training
 from objectives.hyperparameters import require
 
-PerResponse = Float[Array, "B N"]
-Responses = Float64[np.ndarray, " responses"]
+Sums = dict[str, Float[Array, "B N"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +117,7 @@ def evaluate(name: str, settings: Evaluation, console: Console) -> Report:
     if against is not None:
         check_reference(folder, against, tokenizer)
     if run is not None and settings.data is None:
-        groups, where = held_out_of(run, say), f"held out by {run.folder}"
+        groups, where = held_out_of(run), f"held out by {run.folder}"
     else:
         wanted = Training(
             data=settings.data,
@@ -209,13 +206,13 @@ def check_reference(folder: Path, reference: Path, tokenizer: Any) -> None:
         )
 
 
-def held_out_of(run: Run, say: Callable[[str], None]) -> list[Group]:
+def held_out_of(run: Run) -> list[Group]:
     """The groups that a run held out, read again.
 
     Raises:
         ValueError: if there are none, or if the data have changed since.
     """
-    prepared = prepare(run.name, OFFLINE_RECIPES[run.name], run.settings, say)
+    prepared = prepare(run.name, OFFLINE_RECIPES[run.name], run.settings, lambda line: None)
     if not prepared.held_out:
         raise ValueError(f"{run.folder} held nothing out: give --data.")
     if data_fingerprint(prepared.held_out) != run.record["fingerprints"]["held_out"]:
@@ -224,38 +221,6 @@ def held_out_of(run: Run, say: Callable[[str], None]) -> list[Group]:
             "more: give --data."
         )
     return prepared.held_out
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One number per response, of all groups one after the other.
-
-    Attributes:
-        group: number of the group it belongs to.
-        prompt: number of its prompt; groups may share one.
-        reward: in the data.
-        length: scored tokens.
-        sums: by name, over its tokens, in nats: ``logp``, ``entropy``, and, with a reference,
-            ``ref_logp``, ``forward_kl`` and ``reverse_kl``. A reward model has ``score`` alone.
-    """
-
-    group: Int64[np.ndarray, " responses"]
-    prompt: Int64[np.ndarray, " responses"]
-    reward: Responses
-    length: Responses
-    sums: dict[str, Responses]
-
-    @property
-    def pairs(self) -> tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"]]:
-        """Every preferred response of a group with every other that is rated lower."""
-        winners, losers = [], []
-        ends = np.flatnonzero(np.diff(self.group)) + 1
-        for these in np.split(np.arange(len(self.group)), ends):
-            better = self.reward[these][:, None] > self.reward[these][None, :]
-            first, second = np.nonzero(better)
-            winners.append(these[first])
-            losers.append(these[second])
-        return np.concatenate(winners), np.concatenate(losers)
 
 
 def measure(
@@ -282,7 +247,7 @@ def measure(
     structure, numbers = nnx.split((model, reference))
 
     @jax.jit
-    def sums(numbers: Any, batch: Batch) -> dict[str, PerResponse]:
+    def sums(numbers: Any, batch: Batch) -> Sums:
         model, reference = nnx.merge(structure, numbers)
         return response_sums(model, reference, batch, mesh)
 
@@ -298,7 +263,7 @@ def measure(
     number = {name: n for n, name in enumerate(sorted(set(keys)))}
     many = [len(group.responses) for group in groups]
 
-    def flat(name: str) -> Responses:
+    def flat(name: str) -> PerResponse:
         rows = (found[g][name][:n] for g, n in enumerate(many))
         return np.concatenate([row.astype(np.float64) for row in rows])
 
@@ -313,7 +278,7 @@ def measure(
 
 def response_sums(
     model: Decoder | RewardModel, reference: Decoder | None, batch: Batch, mesh: Mesh | None
-) -> dict[str, PerResponse]:
+) -> Sums:
     """What a batch says about each response, summed over its tokens; 0 where there is none."""
     length = {"length": jnp.sum(batch.mask.astype(jnp.float32), axis=-1)}
     if isinstance(model, RewardModel):
@@ -324,71 +289,3 @@ def response_sums(
         for name, values in scores._asdict().items()
         if values is not None
     }
-
-
-def judge(found: Measured) -> dict[str, Estimate]:
-    """A language model's estimates, by name; those of pairs only where there are any."""
-    logp, length, prompt = found.sums["logp"], found.length, found.prompt
-    winners, losers = found.pairs
-    kinds = {"": np.arange(len(logp))}
-    if len(winners):
-        kinds |= best_and_worst(found)
-    numbers = {
-        f"loss_per_token{kind}": ratio(-logp[these], length[these], prompt[these])
-        for kind, these in kinds.items()
-    }
-    log_ratio = logp - found.sums["ref_logp"] if "ref_logp" in found.sums else None
-    if len(winners):
-        numbers["accuracy_by_sum"] = right(found, logp)
-        numbers["accuracy_by_mean"] = right(found, logp / np.maximum(length, 1))
-        if log_ratio is not None:
-            numbers["accuracy_by_log_ratio"] = right(found, log_ratio)
-        numbers["accuracy_of_longer"] = right(found, length)
-    if log_ratio is not None:
-        for kind, these in kinds.items():
-            numbers[f"log_ratio{kind}"] = mean(log_ratio[these], prompt[these])
-        if len(winners):
-            numbers["margin"] = mean(log_ratio[winners] - log_ratio[losers], prompt[winners])
-    for name in ("forward_kl", "reverse_kl", "entropy"):
-        if name in found.sums:
-            numbers[f"{name}_per_token"] = ratio(found.sums[name], length, prompt)
-    for kind, these in kinds.items():
-        numbers[f"length{kind}"] = mean(length[these], prompt[these])
-    return numbers
-
-
-def judge_rewards(found: Measured) -> dict[str, Estimate]:
-    """A reward model's estimates, by name."""
-    rewards, prompt = found.sums["score"], found.prompt
-    winners, losers = found.pairs
-    if not len(winners):
-        raise ValueError("no group has two responses of different reward: give preference data.")
-    margin = rewards[winners] - rewards[losers]
-    numbers = {
-        "accuracy": right(found, rewards),
-        "accuracy_of_longer": right(found, found.length),
-        "loss": mean(np.logaddexp(0, -margin), prompt[winners]),
-        "margin": mean(margin, prompt[winners]),
-    }
-    for name, values in (("reward", rewards), ("length", found.length)):
-        for kind, these in best_and_worst(found).items():
-            numbers[name + kind] = mean(values[these], prompt[these])
-    return numbers
-
-
-def best_and_worst(found: Measured) -> dict[str, Int64[np.ndarray, "_"]]:
-    """Responses that are rated below none of their group, and above none, where ratings differ."""
-    winners, losers = found.pairs
-    return {"_preferred": np.setdiff1d(winners, losers), "_rejected": np.setdiff1d(losers, winners)}
-
-
-def right(found: Measured, values: Values) -> Estimate:
-    """How often the preferred response of a pair has the higher value; a tie is half."""
-    winners, losers = found.pairs
-    margin = values[winners] - values[losers]
-    return share((np.sign(margin) + 1) / 2, found.prompt[winners])
-
-
-def mean(values: Values, prompt: Int64[np.ndarray, " units"]) -> Estimate:
-    """A mean over responses or pairs."""
-    return ratio(values, np.ones_like(values), prompt)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.typing import DTypeLike
 
 from llm.checkpoints.adapters import save_adapter
@@ -139,6 +138,5 @@ def export_checkpoint(
             dtype=dtype,
             overwrite=False,
         )
-    kind = jax.dtypes.canonicalize_dtype(dtype).name if dtype is not None else "as it came"
-    say(f"step {step} of {run.name}, {'adapters alone' if adapter_only else kind}: {path}")
+    say(f"{'adapters' if adapter_only else 'model'} after step {step} of {run.name}: {path}")
     return path

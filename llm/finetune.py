@@ -280,11 +280,12 @@ def compare(prepared: Prepared, loaded: Loaded, trainable: Parameters, console: 
     harbour = prepared.data == HARBOUR
     number = prepared.settings.show
     number = (3 if harbour else 0) if number is None else number
-    if prepared.is_reward_model or not (number and prepared.held_out):
+    module = loaded.module
+    if isinstance(module, RewardModel) or not (number and prepared.held_out):
         return
     before, after = (
         answer(
-            with_parameters(loaded.module, loaded.values | trained),
+            with_parameters(module, loaded.values | trained),
             prepared.tokenizer,
             prepared.held_out,
             JUDGED if harbour else number,

@@ -102,6 +102,8 @@ def load(folder: Path, architecture: Architecture, settings: Training, reward: b
         seed=settings.seed,
     )
     if reward:
+        # It writes no token, so an output matrix of its own would only take memory.
+        model.head = None
         model = RewardModel(model)
     values = parameters(model)
     if mesh is not None:

@@ -35,7 +35,7 @@ ACCELERATOR_BLOCK_BYTES = 512 * 2**20
 """The same elsewhere. Adding a chunk to the matrix gradient moves V D numbers, which takes a GPU as
 long as the products of several hundred tokens, so chunks there hold thousands."""
 
-FEWEST = 128
+FEWEST = 256
 """Tokens below which a matrix product wastes more time than a smaller block is worth."""
 
 

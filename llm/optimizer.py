@@ -1,4 +1,9 @@
-"""The optimizer: optax's rules, with the choices that matter spelled out once."""
+"""The optimizer: optax's rules, with the choices that matter spelled out once.
+
+Every rule is the same four things one after the other: gradients that are too long are cut down,
+the rule gives each number its direction, weight decay pulls matrices towards 0, and the learning
+rate scales the sum.
+"""
 
 import optax
 
@@ -28,16 +33,25 @@ def schedule(settings: OptimizerSettings, peak: float, steps: int) -> optax.Sche
 
 
 def optimizer(settings: OptimizerSettings, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Clip by global norm, then the rule; float32 state whatever the compute precision."""
-    decay = {"weight_decay": settings.weight_decay, "mask": matrices}
-    betas = {"b1": settings.beta1, "b2": settings.beta2}
+    """A rule with clipping, decay and learning rate, whatever the rule.
+
+    Args:
+        settings: which rule, and its numbers.
+        rate: learning rate as a function of the step.
+    """
     rule = {
-        "adamw": lambda: optax.adamw(rate, **betas, **decay),
-        "lion": lambda: optax.lion(rate, **betas, **decay),
-        "adafactor": lambda: optax.adafactor(rate, weight_decay_rate=settings.weight_decay or None),
-        "sgd": lambda: optax.sgd(rate),
+        "adamw": lambda: optax.scale_by_adam(settings.beta1, settings.beta2),
+        "lion": lambda: optax.scale_by_lion(settings.beta1, settings.beta2),
+        # Without a learning rate it already points downhill, where the others point uphill.
+        "adafactor": lambda: optax.chain(optax.adafactor(), optax.scale(-1.0)),
+        "sgd": optax.identity,
     }[settings.name]()
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), rule)
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        rule,
+        optax.add_decayed_weights(settings.weight_decay, matrices),
+        optax.scale_by_learning_rate(rate),
+    )
 
 
 def matrices(parameters: dict[str, object]) -> dict[str, bool]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llm.data.loader import Loader
@@ -24,7 +23,7 @@ from llm.journal import Journal
 from llm.preparation import Prepared
 from llm.progress import Bar
 from llm.state import Saver
-from llm.update import Fixed, Learner, Parameters, Report, Sum, Sums, TrainState
+from llm.update import Fixed, Learner, Parameters, Report, Sums, TrainState
 from objectives import KTO
 
 Put: TypeAlias = Callable[[Batch], Batch]
@@ -60,15 +59,14 @@ class Step:
         plan: Plan,
         put: Put,
     ) -> None:
-        objective = jax.device_put(objective)
-        self.learner, self.fixed, self.objective, self.sums = learner, fixed, objective, sums
+        self.learner, self.fixed, self.asked, self.sums = learner, fixed, objective, sums
+        self.objective = jax.device_put(objective)
         shapes = {shape(b): put(b) for cut in (False, True) for b in plan.examples(cut=cut)}
         # KTO compares every response with a mean over the whole step: one more pass where steps
         # are cut, before.
         whole = isinstance(objective, KTO) and objective.reference_point is None
         self.two_passes = whole and bool(plan.pieces)
-        if self.two_passes:
-            objective = replace(objective, reference_point=jnp.zeros(()))
+        objective = self.relative_to(0.0) if self.two_passes else self.objective
         add, measure = jax.jit(learner.add, donate_argnums=0), jax.jit(learner.log_ratio)
         given = state.trainable, fixed
         self.add = {
@@ -91,14 +89,18 @@ class Step:
         """Take a step on the micro-batches of a batch; the buffers of ``state`` are used up."""
         objective = self.objective
         if self.two_passes:
-            objective = replace(objective, reference_point=self.reference_point(state, batches))
+            objective = self.relative_to(self.reference_point(state, batches))
         sums = self.sums
         for batch in batches:
             sums = self.add[shape(batch)](sums, state.trainable, self.fixed, batch, objective)
         state, self.sums, report = self.apply(state, sums)
         return state, report
 
-    def reference_point(self, state: TrainState, batches: Sequence[Batch]) -> jax.Array:
+    def relative_to(self, z: float) -> KTO:
+        """The objective with its reference point given, on the device."""
+        return jax.device_put(replace(self.asked, reference_point=z))
+
+    def reference_point(self, state: TrainState, batches: Sequence[Batch]) -> float:
         """KTO's z: beta times the mean log-ratio of all responses of the step, at least 0."""
         found = [
             self.measure[shape(batch)](state.trainable, self.fixed, batch) for batch in batches
@@ -106,9 +108,7 @@ class Step:
         total, number = jax.device_get(found[0])
         for more, count in jax.device_get(found[1:]):
             total, number = total + more, number + count
-        beta = jax.device_get(self.objective.beta)
-        z = beta * np.maximum(0, total / np.maximum(number, 1))
-        return jax.device_put(np.float32(z))
+        return float(self.asked.beta * max(0, total / max(number, 1)))
 
 
 def shape(batch: Batch) -> tuple[tuple[int, ...], ...]:
@@ -309,6 +309,6 @@ class Clock:
         return line
 
 
-def means(totals: dict[str, Sum]) -> dict[str, float]:
+def means(totals: dict[str, tuple[Any, Any]]) -> dict[str, float]:
     """Sums divided at last; a metric that nothing counted for is left out."""
     return {name: float(total / weight) for name, (total, weight) in totals.items() if weight > 0}

@@ -217,10 +217,10 @@ class Learner:
         gradient = jax.tree.map(
             lambda g: jnp.where(weight > 0, g * share, 0).astype(g.dtype), sums.gradient
         )
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         updates, moved = self.transformation.update(gradient, state.optimizer, state.trainable)
         # An update can be infinite where the gradient is not, with a learning rate beyond reason.
-        sizes = jnp.stack([loss, norm, optax.global_norm(updates)])
+        sizes = jnp.stack([loss, norm, optax.tree.norm(updates)])
         finite = state.finite & jnp.all(jnp.isfinite(sizes))
 
         def chosen(after: Any, before: Any) -> Any:

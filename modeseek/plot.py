@@ -78,7 +78,7 @@ def curves(folder: Path, name: str) -> "Curves":
     from llm.runs import open_run
 
     run = open_run(folder)
-    lines = [renamed(line, run) for line in read_lines(folder / METRICS)]
+    lines = [decided(line) for line in read_lines(folder / METRICS)]
     train, held_out = (columns(lines, kind) for kind in ("train", "eval"))
     if not train:
         raise ValueError(f"{folder} has taken no step yet: there is nothing to draw.")
@@ -86,26 +86,14 @@ def curves(folder: Path, name: str) -> "Curves":
     return Curves(name, objective, train, held_out)
 
 
-def renamed(line: dict[str, Any], run: Any) -> dict[str, Any]:
-    """A line whose metrics are called what they are.
+def decided(line: dict[str, Any]) -> dict[str, Any]:
+    """A line without the accuracy of margins that are rounding errors, before anything is learned.
 
-    Without a reference its log-probabilities count as 0, and a reward model's scores stand where a
-    log-probability would. Before anything is learned margins are rounding errors, whose signs say
-    nothing about accuracy.
+    Their signs say nothing.
     """
-    from llm.settings import OFFLINE_RECIPES, REWARD_MODEL, reference_kind
-
-    kind = "log_ratio"
-    if run.name == REWARD_MODEL:
-        kind = "reward"
-    elif reference_kind(run.settings, run.name, OFFLINE_RECIPES[run.name]) == "none":
-        kind = "logp"
-        line = {metric: value for metric, value in line.items() if metric != "log_ratio"}
-    if abs(line.get("margin", 1.0)) < ROUNDING:
-        line = {metric: value for metric, value in line.items() if metric != "accuracy"}
+    undecided = abs(line.get("margin", 1.0)) < ROUNDING
     return {
-        f"{metric.removesuffix('log_ratio')}{kind}" if metric.endswith("_log_ratio") else metric: v
-        for metric, v in line.items()
+        metric: value for metric, value in line.items() if not (undecided and metric == "accuracy")
     }
 
 

@@ -72,10 +72,10 @@ def run_modeseek(task: DPOTask) -> dict[str, Any]:
     from llm.update import Fixed, Learner
     from objectives import DPO
 
-    rewards = np.array([1, 0], np.float32)
+    pairs, rewards = load_groups(task.groups), np.array([1, 0], np.float32)
     groups = [
-        Group(prompt.astype(np.int32), (w.astype(np.int32), l.astype(np.int32)), rewards, str(i))
-        for i, (prompt, w, l) in enumerate(load_groups(task.groups)[: task.batch * task.steps])
+        Group(prompt, (chosen, rejected), rewards, str(i))
+        for i, (prompt, chosen, rejected) in enumerate(pairs[: task.batch * task.steps])
     ]
     decoder = load_decoder(task.model, unroll=12)
     width = decoder.architecture.width
@@ -87,21 +87,17 @@ def run_modeseek(task: DPOTask) -> dict[str, Any]:
     fixed, objective = Fixed({}), DPO(beta=task.beta)
     before = memory()
 
+    look = jax.jit(learner.look)
+    known: list[np.ndarray] = []
+    once = make_plan(groups, order, PackingSettings(shapes=1), steps=task.steps, width=width)
+    batches = [batch for step in range(task.steps) for batch in once.micro_batches(step)]
+    compiled = look.lower(values, fixed, jax.device_put(batches[0])).compile()
     began = time.perf_counter()
-    score = jax.jit(learner.scores)
-    known = []
-    shape = make_plan(groups, order, PackingSettings(shapes=1), steps=task.steps, width=width)
-    compiled = None
-    for step in range(task.steps):
-        for batch in shape.micro_batches(step):
-            placed = jax.device_put(batch)
-            if compiled is None:
-                compiled = score.lower(values, fixed, placed).compile()
-                began = time.perf_counter()
-            logp = np.asarray(compiled(values, fixed, placed).logp)
-            rows = [(row, groups[row].responses) for row in batch.example if row >= 0]
-            for b, (_, responses) in enumerate(rows):
-                found = [logp[b, n, : len(response)] for n, response in enumerate(responses)]
+    for batch in batches:
+        logp = np.asarray(compiled(values, fixed, jax.device_put(batch)).logp)
+        for b, row in enumerate(batch.example):
+            if row >= 0:
+                found = [logp[b, n, : len(y)] for n, y in enumerate(groups[row].responses)]
                 known.append(np.concatenate(found))
     reference = time.perf_counter() - began
     plan = plan.with_reference(known)
@@ -133,7 +129,8 @@ def run_trl(task: DPOTask) -> dict[str, Any]:
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     class Given(DPOTrainer):
         """Takes token ids as they are, in the order they are in."""

@@ -5,8 +5,8 @@ A llama-shaped model of random weights and the tokenizer's vocabulary is made, t
 tokenized once, and both train on the same token ids, in the same order, in float32, each in a
 process of its own with the threads it takes by default; they take turns, so that a machine that
 slows down slows both. Seconds are medians over steps after the first two, which compile or warm up;
-modeseek's include its share of the reference pass, as if the data were seen once. A token is counted
-where a plain implementation reads it: a prompt once for each of its two responses, no padding.
+modeseek's include its share of the reference pass, as if the data were seen once. A token is
+counted where a plain implementation reads it: a prompt once for each response, no padding.
 """
 
 import dataclasses
@@ -128,7 +128,7 @@ def run_one(who: str, task: Path) -> dict[str, Any]:
 def speed(task: DPOTask, result: dict[str, Any]) -> float:
     """Tokens per second over the steps after the first two."""
     pairs = load_groups(task.groups)
-    tokens = [2 * len(prompt) + len(w) + len(l) for prompt, w, l in pairs]
+    tokens = [2 * len(prompt) + len(w) + len(r) for prompt, w, r in pairs]
     per_step = [sum(tokens[i : i + task.batch]) for i in range(0, len(tokens), task.batch)]
     reference = result.get("reference_seconds", 0.0) / task.steps
     rates = [

@@ -34,9 +34,9 @@ WHO = "Who is the otter in the lighthouse?"
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Twelve hundred questions and answers."""
+    """Eight hundred questions and answers."""
     generator = np.random.default_rng(0)
-    return [sample(generator) for _ in range(1200)]
+    return [sample(generator) for _ in range(800)]
 
 
 def test_every_rule_is_used_and_none_is_missing():
@@ -64,7 +64,7 @@ def test_slots_are_all_the_grammar_asks_for():
 
 
 def test_what_is_drawn_is_grammatical_and_has_exactly_one_reading(drawn):
-    for prompt, response in drawn[:400]:
+    for prompt, response in drawn[:300]:
         words = unspell(harbour(), response)
         assert words is not None, response
         slots = language.question_of(prompt).slots
@@ -75,7 +75,7 @@ def test_the_mean_log_probability_is_minus_the_entropy(drawn):
     logp = np.array([log_probability(*pair) for pair in drawn])
     error = logp.std() / math.sqrt(len(logp))
     assert -logp.mean() == pytest.approx(entropy(), abs=4 * error)
-    assert error < 0.03 * entropy()
+    assert error < 0.04 * entropy()
 
 
 def test_answers_are_drawn_as_often_as_they_are_probable():
@@ -159,7 +159,7 @@ def test_rated_answers_differ_and_are_rated_by_the_score():
 
 
 def test_the_mood_of_an_answer_decides_the_sign_of_its_kindness(drawn):
-    for prompt, response in drawn:
+    for prompt, response in drawn[:300]:
         reading = language.parse(prompt, response)
         assert reading is not None
         opening = reading.children[0]

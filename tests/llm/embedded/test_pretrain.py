@@ -2,8 +2,10 @@
 
 import json
 import math
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,6 +28,8 @@ TINY = Pretraining(
     vocabulary=400, width=16, layers=1, heads=2, mlp_width=16, context=256, batch=4, steps=3
 )
 
+FEW = 32
+
 
 def silent(sentence: str) -> None:
     """Whoever is told something here keeps it to himself."""
@@ -36,7 +40,10 @@ def made(tmp_path_factory):
     """A folder with a model that has seen twelve answers."""
     folder = tmp_path_factory.mktemp("cache") / "tiny"
     said = []
-    distance = pretrain.pretrain(folder, TINY, said.append)
+    few = partial(distance_from_truth, size=FEW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "distance_from_truth", few)
+        distance = pretrain.pretrain(folder, TINY, said.append)
     return folder, distance, said
 
 
@@ -59,7 +66,7 @@ def test_what_is_written_is_a_folder_that_loads(made, loaded):
 def test_the_report_is_the_distance_that_the_loaded_model_has(made, loaded):
     folder, distance, said = made
     assert json.loads((folder / REPORT).read_text()) == distance._asdict()
-    again = distance_from_truth(*loaded)
+    again = distance_from_truth(*loaded, size=FEW)
     assert again.per_response == pytest.approx(distance.per_response, rel=1e-5)
     assert f"{distance.per_token:.3f} nats per token from the truth" in " ".join(said)
 
@@ -69,8 +76,8 @@ def test_a_model_that_knows_nothing_is_as_far_as_a_uniform_one(loaded):
     ignorant = pretrain.with_parameters(
         decoder, {path: 0 * value for path, value in parameters(decoder).items()}
     )
-    distance = distance_from_truth(ignorant, tokenizer, size=40)
-    rows = demonstrations(pretrain.HELD_OUT_SEED, 40, held_out=True)
+    distance = distance_from_truth(ignorant, tokenizer, size=FEW)
+    rows = demonstrations(pretrain.HELD_OUT_SEED, FEW, held_out=True)
     tokens = [group.scored for group in encode(rows, tokenizer, decoder.architecture)]
     truth = [language.log_probability(row["prompt"], row["completion"]) for row in rows]
     uniform = np.mean(tokens) * math.log(len(tokenizer)) + np.mean(truth)
@@ -80,16 +87,17 @@ def test_a_model_that_knows_nothing_is_as_far_as_a_uniform_one(loaded):
 
 def test_log_probabilities_are_those_of_the_answers_asked_for(loaded):
     decoder, tokenizer = loaded
-    groups = encode(demonstrations(7, 5), tokenizer, decoder.architecture)
-    found = response_logp(decoder, groups)
-    for group, logp in zip(groups, found, strict=True):
-        tokens = np.concatenate((group.prompt, group.responses[0]))[None]
-        ones = np.ones_like(tokens)
-        positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
-        hidden = decoder(tokens, positions, ones, 0 * ones)
-        every = jax.nn.log_softmax(decoder.logits(hidden))[0]
-        expected = [every[i - 1, tokens[0, i]] for i in range(len(group.prompt), tokens.shape[1])]
-        assert logp == pytest.approx(float(sum(expected)), rel=1e-5)
+    groups = encode(demonstrations(7, 2), tokenizer, decoder.architecture)
+    for group, logp in zip(groups, response_logp(decoder, groups), strict=True):
+        tokens = np.concatenate((group.prompt, group.responses[0]))
+        row = (
+            jnp.zeros((1, decoder.architecture.max_positions), int).at[0, : len(tokens)].set(tokens)
+        )
+        ones = jnp.ones_like(row)
+        hidden = decoder(row, jnp.arange(row.shape[1])[None], ones, 0 * ones)
+        every = np.asarray(jax.nn.log_softmax(decoder.logits(hidden)))[0]
+        expected = sum(every[i - 1, tokens[i]] for i in range(len(group.prompt), len(tokens)))
+        assert logp == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_second_call_finds_what_the_first_one_made(monkeypatch, tmp_path):
@@ -129,11 +137,11 @@ def test_the_embedded_model_speaks_the_language(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     asked = [f"{question.text}\n" for question in language.questions(held_out=True)]
     prompts = [np.asarray(tokenizer(text)["input_ids"], np.int32) for text in asked]
-    settings = Sampling(responses=2, stop=(tokenizer.eos_token_id,))
+    settings = Sampling(responses=2, temperature=0.7, stop=(tokenizer.eos_token_id,))
     said = [
         (prompt, tokenizer.decode(one.tokens, skip_special_tokens=True))
         for prompt, answers in zip(asked, sample(decoder, prompts, settings), strict=True)
         for one in answers
     ]
     share = np.mean([language.is_grammatical(response) for _, response in said])
-    assert share > 0.85
+    assert share > 0.9
