@@ -21,6 +21,9 @@ from llm.sampler import Sampling, sample
 JUDGED = 128
 """Answers that an exact judgement of the built-in language rests on."""
 
+TEMPERATURE = 0.7
+"""Of the answers. At 1 a model of a million parameters now and then draws one improbable token."""
+
 
 class Answered(NamedTuple):
     """A prompt and what a model wrote, as text."""
@@ -37,7 +40,7 @@ def answer(
     max_new_tokens: int = 128,
     seed: int = 0,
 ) -> list[Answered]:
-    """Answer distinct prompts of a data set, one answer each at temperature 1.
+    """Answer distinct prompts of a data set, one answer each.
 
     Args:
         decoder: the model.
@@ -53,7 +56,10 @@ def answer(
     if not chosen:
         return []
     settings = Sampling(
-        max_new_tokens=max_new_tokens, seed=seed, stop=(int(tokenizer.eos_token_id),)
+        max_new_tokens=max_new_tokens,
+        temperature=TEMPERATURE,
+        seed=seed,
+        stop=(int(tokenizer.eos_token_id),),
     )
     written = sample(decoder, chosen, settings)
     return [
@@ -70,11 +76,32 @@ def show_answers(
 ) -> None:
     """Print the first few prompts with both answers."""
     for old, new in list(zip(before, after, strict=True))[:number]:
-        console.print(f"\n[bold]{escape(old.prompt)}[/]")
-        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
-        table.add_row("[dim]before[/]", f"[dim]{escape(old.answer)}[/]")
-        table.add_row("[green]after[/]", escape(new.answer))
-        console.print(table)
+        show_pair(console, old, new)
+
+
+def show_pair(console: Console, old: Answered, new: Answered, remark: str = "") -> None:
+    """Print one prompt with both answers."""
+    console.print(f"\n[bold]{escape(old.prompt)}[/]  [dim]{remark}[/]")
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+    table.add_row("[dim]before[/]", f"[dim]{escape(old.answer)}[/]")
+    table.add_row("[green]after[/]", escape(new.answer))
+    console.print(table)
+
+
+def show_extremes(
+    console: Console, before: Sequence[Answered], after: Sequence[Answered], preference: str
+) -> None:
+    """Print the answers whose score gained most, middling and least: no other choice is fair."""
+    score = language.PREFERENCES[preference].score
+    gains = [score(*new) - score(*old) for old, new in zip(before, after, strict=True)]
+    ranked = sorted(range(len(gains)), key=lambda i: gains[i])
+    for words, i in (
+        ("most", ranked[-1]),
+        ("median", ranked[len(ranked) // 2]),
+        ("least", ranked[0]),
+    ):
+        remark = f"{words} of {len(gains)}: score {gains[i]:+g}"
+        show_pair(console, before[i], after[i], remark)
 
 
 def judge(answers: Sequence[Answered], preference: str) -> dict[str, float]:
@@ -100,7 +127,8 @@ def show_judgement(
 ) -> None:
     """Print what the exact judge of the built-in language says of both."""
     old, new = judge(before, preference), judge(after, preference)
-    table = Table(f"judged exactly, {len(after)} answers", "before", "after", box=None)
+    title = f"{len(after)} answers at temperature {TEMPERATURE}, judged exactly"
+    table = Table(title, "before", "after", box=None, padding=(0, 2, 0, 0))
     for name, value in old.items():
         table.add_row(name, f"{value:.2f}", f"{new[name]:.2f}")
     console.print()

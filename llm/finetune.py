@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from llm.answers import JUDGED, answer, show_answers, show_judgement
+from llm.answers import JUDGED, answer, show_answers, show_extremes, show_judgement
 from llm.data.examples import Group
 from llm.data.order import InOrder, Order
 from llm.data.packing import Batch
@@ -36,6 +36,9 @@ from llm.state import Saver, check_same_run
 from llm.train import Put, Step, means, run, shape
 from llm.update import Fixed, Learner, Parameters
 from objectives.recipes import Recipe
+
+ROUNDING = 1e-5
+"""Margins smaller than this are 0."""
 
 
 def finetune(name: str, recipe: Recipe, settings: Training, console: Console) -> Path:
@@ -277,23 +280,25 @@ def describe_run(prepared: Prepared, loaded: Loaded, plan: Plan, console: Consol
 
 def compare(prepared: Prepared, loaded: Loaded, trainable: Parameters, console: Console) -> None:
     """Answer held-out prompts before and after, for people to read and for an exact judge."""
-    harbour = prepared.data == HARBOUR
-    number = prepared.settings.show
-    number = (3 if harbour else 0) if number is None else number
-    module = loaded.module
-    if isinstance(module, RewardModel) or not (number and prepared.held_out):
+    module, harbour = loaded.module, prepared.data == HARBOUR
+    shown = prepared.settings.show
+    nothing = shown == 0 or (shown is None and not harbour)
+    if isinstance(module, RewardModel) or nothing or not prepared.held_out:
         return
     before, after = (
         answer(
             with_parameters(module, loaded.values | trained),
             prepared.tokenizer,
             prepared.held_out,
-            JUDGED if harbour else number,
+            JUDGED if harbour else shown or 0,
             seed=prepared.settings.seed,
         )
         for trained in (loaded.trainable, trainable)
     )
-    show_answers(console, before, after, number)
+    if shown is None:
+        show_extremes(console, before, after, prepared.preference)
+    else:
+        show_answers(console, before, after, shown)
     if harbour:
         show_judgement(console, before, after, prepared.preference)
 
@@ -303,8 +308,10 @@ def conclude(prepared: Prepared, console: Console) -> None:
     lines = [line for line in read_lines(prepared.out / METRICS) if line["kind"] == "eval"]
     if len(lines) > 1 and prepared.held_out:
         table = Table("held-out", "before", "after", box=None, padding=(0, 2, 0, 0))
-        for name, before in lines[0].items():
-            if name not in ("step", "kind", "clock") and name in lines[-1]:
-                table.add_row(name, f"{before:.4f}", f"{lines[-1][name]:.4f}")
+        for name, after in lines[-1].items():
+            if name in lines[0] and name not in ("step", "kind", "clock"):
+                # Before the first step margins are rounding errors, and their signs say nothing.
+                said = name != "accuracy" or abs(lines[0].get("margin", 1)) > ROUNDING
+                table.add_row(name, f"{lines[0][name]:.4f}" if said else "", f"{after:.4f}")
         console.print(table)
     console.print(f"model: {prepared.out / MODEL}")

@@ -6,6 +6,7 @@ that it will take again, so the file of a run that was killed reads like that of
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -27,9 +28,6 @@ class Journal:
             if it is negative.
         name: of the run.
         record: what the run was asked for.
-
-    Raises:
-        ValueError: if a logger was asked for that is not installed.
     """
 
     def __init__(
@@ -37,16 +35,12 @@ class Journal:
     ) -> None:
         self.tensorboard = self.wandb = None
         if settings.tensorboard:
-            try:
-                from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
-            except ImportError:
-                raise missing("log.tensorboard", "tensorboardX") from None
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+
             self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         if settings.wandb is not None:
-            try:
-                import wandb  # pyright: ignore[reportMissingImports]
-            except ImportError:
-                raise missing("log.wandb", "wandb") from None
+            import wandb  # pyright: ignore[reportMissingImports]
+
             self.wandb = wandb.init(
                 project=settings.wandb, name=name, id=run_id(folder), resume="allow", config=record
             )
@@ -82,11 +76,17 @@ class Journal:
             self.wandb.finish()
 
 
-def missing(field: str, package: str) -> ValueError:
-    """The error for a logger that is not installed."""
-    return ValueError(
-        f"--{field} needs the package {package}: install it with `pip install {package}`."
+def check_loggers(settings: LogSettings) -> None:
+    """Raise ValueError if a logger was asked for that is not installed."""
+    asked = (
+        ("--log.tensorboard", "tensorboardX", settings.tensorboard),
+        ("--log.wandb", "wandb", settings.wandb is not None),
     )
+    for flag, package, wanted in asked:
+        if wanted and importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"{flag} needs the package {package}: install it with `pip install {package}`."
+            )
 
 
 def run_id(folder: Path) -> str:

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from llm.architecture import Architecture
-from llm.checkpoints.folders import find_model, read_architecture, read_config
+from llm.checkpoints.folders import find_model, open_weights, read_architecture, read_config
 from llm.data.examples import Example, Group
 from llm.data.holdout import hold_out
 from llm.data.rendering import tokenize
 from llm.data.schemas import reader
 from llm.data.sources import read_examples
 from llm.embedded import docstrings, language
-from llm.embedded.pretrain import embedded_model
+from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR, embedded_model
+from llm.journal import check_loggers
 from llm.reference import data_fingerprint, model_fingerprint
 from llm.settings import (
     NEEDS_REFERENCE,
@@ -39,8 +40,6 @@ NEEDS_PAIRS = ("DPO", "IPO", "SLiC", "SimPO", "CPO", "ORPO", "PrefFT", "Unlikeli
 RATED = ("best_of_n", "rwr", "awr", "unlikelihood_best_of_n")
 """Recipes for which the built-in data are several rated answers to each prompt."""
 
-HARBOUR, DOCSTRINGS = "harbour", "docstrings"
-BUILT_IN = (HARBOUR, DOCSTRINGS)
 BUILT_IN_SIZE, BUILT_IN_HELD_OUT = 2000, 200
 """Groups of the harbour's language, which has no end."""
 
@@ -125,8 +124,10 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
         OSError: if something cannot be read, or fetched.
     """
     out = settings.out or Path("runs") / name
-    folder = embedded_model(say) if settings.model is None else find_model(settings.model)
+    folder = model_folder(settings, say)
     config, architecture = read_config(folder), read_architecture(folder)
+    open_weights(folder)  # a folder without any that are safe to open is refused here
+    check_loggers(settings.log)
     if settings.adapters.rank == 0 and settings.reference == "model":
         say("a frozen copy of the model is kept in memory beside the one that trains")
     tokenizer = read_tokenizer(folder)
@@ -169,6 +170,18 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     )
 
 
+def model_folder(settings: Training, say: Callable[[str], None]) -> Path:
+    """Where the model is that a run begins from; the embedded one is made if there is none yet.
+
+    Data of one's own are tuned on with the model of the library, which has read more words.
+    """
+    if settings.model is not None:
+        return find_model(settings.model)
+    return embedded_model(
+        say, corpus=DOCSTRINGS if settings.data not in (None, HARBOUR) else HARBOUR
+    )
+
+
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder; code that comes with it is never run.
 
@@ -192,7 +205,7 @@ def read_data(
 ) -> tuple[list[Example], list[Example] | None]:
     """Examples to train on, and those to hold out where the data say which."""
     reading = settings.reading
-    if settings.data is None or settings.data in BUILT_IN:
+    if settings.data is None or settings.data in CORPORA:
         kind = settings.data or HARBOUR
         return built_in(kind, name, settings, False), built_in(kind, name, settings, True)
     how = {"schema": reading.schema, "bad_rows": reading.bad_rows, "say": say}

@@ -14,8 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import jax
 
-from llm.checkpoints.folders import find_model
-from llm.embedded.pretrain import embedded_model
+from llm.preparation import model_folder
 from llm.reference import model_fingerprint
 from llm.settings import OFFLINE_RECIPES, Training
 from llm.state import CHECKPOINTS, RUN
@@ -74,8 +73,7 @@ class Run:
             ValueError: if the model there is another one by now.
             OSError: if it cannot be fetched.
         """
-        name = self.settings.model
-        folder = embedded_model(say) if name is None else find_model(name)
+        folder = model_folder(self.settings, say)
         if model_fingerprint(folder) != self.record["fingerprints"]["model"]:
             raise ValueError(
                 f"{folder} is not the model that {self.folder} began from: its weights or its "

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from llm.data.examples import DataSettings
 from llm.data.plan import PackingSettings
-from objectives import AWR, CPO, KTO, RWR
+from objectives import AWR, CPO, DPO, KTO, RWR
 from objectives.hyperparameters import require, require_nonnegative, require_positive
 from objectives.recipes import OFFLINE, RECIPES, Recipe
 
@@ -35,6 +35,10 @@ NEEDS_REFERENCE = ("DPO", "IPO", "KTO")
 # Full fine-tuning of a model of a billion parameters; adapters want ten times as much.
 LEARNING_RATES = {"supervised": 2e-5, "contrastive": 1e-6, REWARD_MODEL: 1e-5}
 ADAPTER_FACTOR = 10
+
+# The embedded model is a thousand times smaller: it moves faster and is held back harder.
+EMBEDDED_RECIPES = OFFLINE_RECIPES | {"dpo": Recipe(DPO(beta=0.5), OFFLINE)}
+EMBEDDED_RATES = {"supervised": 5e-4, "contrastive": 2e-4, REWARD_MODEL: 5e-4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,8 @@ class OptimizerSettings:
     name: Literal["adamw", "lion", "adafactor", "sgd"] = "adamw"
     """The rule."""
     learning_rate: float | None = None
-    """Peak learning rate; by recipe when not given (2e-5 supervised, 1e-6 contrastive)."""
+    """Peak learning rate; by recipe and model when not given (2e-5 supervised, 1e-6 contrastive,
+    ten times that for adapters, and more for the embedded model)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up, to 0 at the last step."""
     warmup: float = 0.1
@@ -164,8 +169,8 @@ class Training:
     """What the built-in data are preferred for: kind, grumpy, short, long, typical, vivid or
     faithful; concise or relevant for docstrings."""
     show: int | None = None
-    """Held-out prompts answered before and after, to be read; 3 for the built-in language, else
-    none when not given."""
+    """Held-out prompts answered before and after, to be read; when not given, none, or for the
+    built-in language the three whose score gains most, middling and least."""
     evaluate_every: int = 0
     """Steps between looks at the held-out groups; 0 for only before and after."""
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
@@ -189,7 +194,8 @@ def learning_rate(settings: Training, name: str, recipe: Recipe) -> float:
     if settings.optimizer.learning_rate is not None:
         return settings.optimizer.learning_rate
     kind = "contrastive" if recipe.objective.negative_gradient else "supervised"
-    usual = LEARNING_RATES[REWARD_MODEL if name == REWARD_MODEL else kind]
+    rates = LEARNING_RATES if settings.model is not None else EMBEDDED_RATES
+    usual = rates[REWARD_MODEL if name == REWARD_MODEL else kind]
     return usual * (ADAPTER_FACTOR if settings.adapters.rank else 1)
 
 

@@ -216,7 +216,9 @@ class Saver:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
+    """The first line of what an error's first cause says, or its kind where it says nothing."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

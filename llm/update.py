@@ -212,11 +212,9 @@ class Learner:
             The state after the step, sums of nothing for the next one, and what to write down.
         """
         loss, weight = sums.loss
-        share = 1 / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny)
-        # A batch of ties has no unit: its gradient is 0 and not 0 times the largest number.
-        gradient = jax.tree.map(
-            lambda g: jnp.where(weight > 0, g * share, 0).astype(g.dtype), sums.gradient
-        )
+        # A batch of ties has no unit: it moves nothing, whatever rounding left in the sums.
+        share = jnp.where(weight > 0, 1 / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), 0)
+        gradient = jax.tree.map(lambda g: (g * share).astype(g.dtype), sums.gradient)
         norm = optax.tree.norm(gradient)
         updates, moved = self.transformation.update(gradient, state.optimizer, state.trainable)
         # An update can be infinite where the gradient is not, with a learning rate beyond reason.

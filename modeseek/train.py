@@ -42,10 +42,11 @@ def parse(name: str, arguments: list[str]) -> tuple[Any, Any]:
     Raises:
         ValueError: for a number that the objective or the settings refuse.
     """
-    from llm.settings import OFFLINE_RECIPES, Training
+    from llm.settings import EMBEDDED_RECIPES, OFFLINE_RECIPES, Training
     from modeseek.options import mirror, unmirror
 
-    recipe = OFFLINE_RECIPES[name]
+    embedded = not any(argument.split("=")[0] == "--model" for argument in arguments)
+    recipe = (EMBEDDED_RECIPES if embedded else OFFLINE_RECIPES)[name]
     plain = mirror(recipe.objective)
     fields = [(f.name, f.type, f) for f in dataclasses.fields(Training)]
     made = dataclasses.make_dataclass(

@@ -28,11 +28,11 @@ from rich.console import Console
 from llm.architecture import Architecture, config_from_architecture
 from llm.checkpoints.write import save_model
 from llm.data.examples import DataSettings, Example, Group
-from llm.data.order import InOrder
+from llm.data.order import InOrder, Order
 from llm.data.packing import Batch
 from llm.data.plan import PackingSettings, make_plan
 from llm.data.rendering import tokenize
-from llm.embedded import language
+from llm.embedded import docstrings, language
 from llm.embedded.tokenizer import train_tokenizer
 from llm.model import Decoder, parameters, with_parameters
 from llm.progress import Bar
@@ -42,7 +42,7 @@ from llm.update import Fixed, Learner, Sum, TrainState
 from objectives import SFT
 
 REPORT = "distance.json"
-"""In the model's folder: how far from the truth it is."""
+"""In the model's folder: how far from the truth it is, or what it loses."""
 
 # What decides the model: a change in any of them makes another one.
 SOURCES = (
@@ -69,7 +69,7 @@ class Pretraining:
         learning_rate: at its peak; it falls linearly to 0.
         warmup: share of the steps over which it rises.
         initial_std: of the weights. 0.02, which suits widths of thousands, leaves attention at this
-            width so flat that after 300 steps no answer is about the beast in the question.
+            width so flat that the KL to the truth falls several times more slowly.
         seed: of weights and data.
     """
 
@@ -111,12 +111,20 @@ class Distance(NamedTuple):
         )
 
 
-def embedded_model(say: Callable[[str], None], cache: Path | None = None) -> Path:
+HARBOUR, DOCSTRINGS = "harbour", "docstrings"
+CORPORA = (HARBOUR, DOCSTRINGS)
+"""What an embedded model can have read: the invented language, or this Python's own library."""
+
+
+def embedded_model(
+    say: Callable[[str], None], cache: Path | None = None, corpus: str = HARBOUR
+) -> Path:
     """The folder of the embedded model, made if this machine has none yet.
 
     Args:
         say: told what is worth knowing, a sentence at a time.
         cache: where models are kept; the user's cache folder when None.
+        corpus: what it has read, one of ``CORPORA``.
 
     Returns:
         A Hugging Face folder with weights, config and tokenizer.
@@ -125,47 +133,75 @@ def embedded_model(say: Callable[[str], None], cache: Path | None = None) -> Pat
         OSError: if there is no room for it, or no permission to write.
     """
     settings = Pretraining()
-    folder = (cache_folder() if cache is None else cache) / "embedded" / fingerprint(settings)
+    name = f"{corpus}-{fingerprint(settings, corpus)}"
+    folder = (cache_folder() if cache is None else cache) / "embedded" / name
     if not folder.exists():
-        pretrain(folder, settings, say)
+        pretrain(folder, settings, say, corpus)
     return folder
 
 
-def fingerprint(settings: Pretraining) -> str:
+def fingerprint(settings: Pretraining, corpus: str = HARBOUR) -> str:
     """What tells one embedded model from another: its settings, its language and its code."""
     digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    if corpus == DOCSTRINGS:  # another Python has another library
+        digest.update(json.dumps(docstrings.demonstrations()).encode())
     for name in SOURCES:
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:16]
 
 
-def pretrain(folder: Path, settings: Pretraining, say: Callable[[str], None]) -> Distance:
+def corpus_rows(corpus: str, settings: Pretraining) -> list[dict[str, str]]:
+    """What a model reads, in order: the harbour has no end; a library is read again and again."""
+    size = settings.batch * settings.steps
+    if corpus == HARBOUR:
+        return language.demonstrations(settings.seed, size)
+    rows = docstrings.demonstrations()
+    return [rows[row] for row in Order(len(rows), size, settings.seed).batch(0)]
+
+
+def pretrain(
+    folder: Path, settings: Pretraining, say: Callable[[str], None], corpus: str = HARBOUR
+) -> dict[str, float]:
     """Train a tokenizer and a decoder from nothing and write them to a folder, whole or not at all.
 
     Args:
         folder: the folder to make.
         settings: how.
         say: told what is worth knowing.
+        corpus: what the model reads.
 
     Returns:
-        How far from the truth the model is on questions it has not seen.
+        How good it is on questions or functions it has not seen: the harbour's ``Distance``, or
+        nats per token.
     """
     began = time.monotonic()
-    rows = language.demonstrations(settings.seed, settings.batch * settings.steps)
+    rows = corpus_rows(corpus, settings)
     tokenizer = train_tokenizer(
         (row["prompt"] + row["completion"] for row in rows), settings.vocabulary
     )
     architecture = architecture_of(settings, len(tokenizer))
     decoder = initial_decoder(architecture, settings)
     size = sum(value.size for value in parameters(decoder).values())
+    learned = {
+        HARBOUR: "to answer as the keeper of a harbour does",
+        DOCSTRINGS: "to describe the functions of this Python's library",
+    }[corpus]
     say(
-        f"No model was given, so one is made: {size:,} parameters learn to answer as the keeper of "
-        f"a harbour does, from {len(rows):,} answers. It takes a minute or two, once."
+        f"No model was given, so one is made: {size:,} parameters learn {learned}, from "
+        f"{len(rows):,} texts. It takes a minute or two, once."
     )
     groups = encode(rows, tokenizer, architecture)
-    decoder = train(decoder, groups, settings)
-    distance = distance_from_truth(decoder, tokenizer)
-    say(f"It is {distance}; made in {time.monotonic() - began:.0f} s and kept in {folder}.")
+    decoder = train(decoder, groups, settings, f"a model of the {corpus}")
+    if corpus == HARBOUR:
+        distance = distance_from_truth(decoder, tokenizer)
+        verdict, report = f"It is {distance}", distance._asdict()
+    else:
+        apart = encode(docstrings.demonstrations(held_out=True), tokenizer, architecture)
+        tokens = sum(group.scored for group in apart)
+        loss = float(-response_logp(decoder, apart).sum() / tokens)
+        verdict = f"It loses {loss:.2f} nats per token on modules it has not read"
+        report = {"held_out_nats_per_token": loss}
+    say(f"{verdict}; made in {time.monotonic() - began:.0f} s and kept in {folder}.")
 
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     config = config_from_architecture(architecture) | {
@@ -175,12 +211,12 @@ def pretrain(folder: Path, settings: Pretraining, say: Callable[[str], None]) ->
     }
     try:
         save_model(unfinished, decoder, config=config, tokenizer=tokenizer, overwrite=True)
-        (unfinished / REPORT).write_text(json.dumps(distance._asdict(), indent=2) + "\n")
+        (unfinished / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         if not folder.exists():  # another process may have been faster
             os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return distance
+    return report
 
 
 def architecture_of(settings: Pretraining, vocabulary: int) -> Architecture:
@@ -228,7 +264,7 @@ def encode(
     )
 
 
-def train(decoder: Decoder, groups: Sequence[Group], settings: Pretraining) -> Decoder:
+def train(decoder: Decoder, groups: Sequence[Group], settings: Pretraining, what: str) -> Decoder:
     """Supervised fine-tuning from random weights; every group is seen once."""
     plan = make_plan(
         groups,
@@ -254,7 +290,7 @@ def train(decoder: Decoder, groups: Sequence[Group], settings: Pretraining) -> D
     example = jax.device_put(plan.examples(cut=False)[0])
     state, _ = jax.jit(learner.start)(parameters(decoder), fixed, example, objective)
     compiled = jax.jit(step, donate_argnums=0)
-    with Bar(Console(), "a model of the harbour", plan.steps) as bar:
+    with Bar(Console(), what, plan.steps) as bar:
         for number in range(plan.steps):
             # A step that is cut in two is two steps here: nothing has to be exact.
             for batch in plan.micro_batches(number):

@@ -1,0 +1,273 @@
+"""A step moves by the gradient of the whole batch, however the batch was packed and cut."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from llm.architecture import architecture_from_config
+from llm.lora import LoRA
+from llm.model import abstract_decoder, parameters, with_parameters
+from llm.optimizer import optimizer
+from llm.settings import OFFLINE_RECIPES, REWARD_MODEL, OptimizerSettings
+from llm.update import Fixed, Learner, Sums, TrainState
+from objectives import DPO, KTO
+from objectives.pytrees import pytree
+from objectives.responses import Responses
+from objectives.terms import Terms
+from tests.llm.tiny_runs import (
+    CONFIG,
+    as_jax,
+    dense_logp,
+    in_pieces,
+    loud,
+    make_decoder,
+    make_groups,
+    make_learner,
+    quick_compilation,
+    total,
+    unpacked,
+)
+
+UNEVEN = ((3, 5, 40), (20, 1, 9), (7, 12, 2), (1, 30, 31), (11, 4, 4))
+NO_REFERENCE = Fixed({})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_fast():
+    """The arithmetic is what is tested, and not how fast the compiler can make it."""
+    with quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return make_decoder()
+
+
+@pytest.fixture(scope="module")
+def groups():
+    return make_groups(*UNEVEN, rewards=(1.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def pieces(groups):
+    plan = in_pieces(groups)
+    found = [as_jax(batch) for batch in plan.micro_batches(0)]
+    assert len(found) >= 3
+    return found
+
+
+@pytest.fixture(scope="module")
+def policy(decoder):
+    return loud(parameters(decoder), seed=1)
+
+
+@pytest.fixture(scope="module")
+def reference(decoder):
+    return loud(parameters(decoder), seed=2)
+
+
+@pytest.fixture(scope="module")
+def dense(decoder, groups, policy, reference):
+    """Dense log-probabilities with their vector-Jacobian product, compiled once for all."""
+    table = unpacked(groups)
+
+    def logp(values):
+        return dense_logp(with_parameters(decoder, values), table)
+
+    ref_logp = jax.jit(logp)(reference)
+    found = jax.jit(logp)(policy)
+    pull = jax.jit(lambda values, cotangent: jax.vjp(logp, values)[1](cotangent)[0])
+    responses = Responses(
+        jnp.asarray(table["mask"]), jnp.asarray(table["reward"]), ref_logp, ref_logp
+    )
+    return found, responses, pull
+
+
+RECIPES = {name: r.objective for name, r in OFFLINE_RECIPES.items() if name != REWARD_MODEL}
+
+
+@pytree
+class Chosen:
+    """One of several objectives, chosen by a number, so that all of them are one program."""
+
+    number: Any
+    objectives: tuple[Any, ...]
+
+    def __call__(self, logp, responses):
+        found = [objective(logp, responses).total() for objective in self.objectives]
+        loss, weight = (jnp.stack(parts)[self.number] for parts in zip(*found, strict=True))
+        return Terms(loss / weight, weight, {})
+
+
+@pytest.fixture(scope="module")
+def cut(decoder, pieces, policy, reference):
+    """Gradient and loss of an objective, by number, added up over the pieces of the batch."""
+    learner, fixed = make_learner(decoder), Fixed({}, reference)
+    ratio, number = total(jax.jit(learner.log_ratio)(policy, fixed, batch) for batch in pieces)
+    z = jnp.maximum(0, ratio / number)
+    assert z > 0.1, "a reference point of 0 would prove nothing about KTO"
+    objectives = tuple(
+        replace(objective, reference_point=objective.beta * z)
+        if isinstance(objective, KTO)
+        else objective
+        for objective in RECIPES.values()
+    )
+    sums = jax.jit(learner.sums)
+    return lambda number: total(
+        sums(policy, fixed, batch, Chosen(jnp.asarray(number), objectives)) for batch in pieces
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_cut_packed_batches_have_the_gradient_of_padded_sequences_and_dense_logits(
+    name, cut, policy, dense
+):
+    logp, responses, pull = dense
+    loss, cotangent = jax.value_and_grad(lambda x: RECIPES[name](x, responses).mean())(logp)
+    expected = pull(policy, cotangent)
+    sums = cut(list(RECIPES).index(name))
+    value, weight = sums.loss
+    np.testing.assert_allclose(value / weight, loss, rtol=1e-5)
+    for path, gradient in expected.items():
+        scale = float(jnp.abs(gradient).max())
+        assert scale > 0, path
+        np.testing.assert_allclose(
+            sums.gradient[path] / weight, gradient, rtol=1e-4, atol=1e-5 * scale, err_msg=path
+        )
+
+
+def test_a_policy_that_is_its_reference_has_loss_log_2_and_no_divergence(decoder, pieces, policy):
+    learner = make_learner(decoder)
+    measure = jax.jit(learner.measure)
+    found = total(measure(policy, Fixed({}, policy), batch, DPO()) for batch in pieces)
+    mean = {name: value / weight for name, (value, weight) in found.items()}
+    np.testing.assert_allclose(mean["loss"], np.log(2), rtol=1e-6)
+    for name in ("margin", "chosen_log_ratio", "rejected_log_ratio", "reverse_kl_per_token"):
+        assert mean[name] == 0, name
+    assert abs(mean["forward_kl_per_token"]) < 1e-6
+
+
+def test_fresh_adapters_leave_the_base_and_are_at_no_distance_from_it(pieces):
+    adapted = make_decoder(lora=LoRA(rank=2))
+    values = parameters(adapted)
+    trainable = {path: value for path, value in values.items() if "lora_" in path}
+    fixed = Fixed({path: value for path, value in values.items() if path not in trainable})
+    learner = make_learner(adapted, base=True)
+    sums = jax.jit(learner.sums)(trainable, fixed, pieces[0], DPO())
+    assert sums.metrics["reverse_kl_per_token"][0] == 0
+    assert sums.metrics["forward_kl_per_token"][0] == 0
+    assert sums.metrics["chosen_log_ratio"][0] == 0
+    assert sums.gradient.keys() == trainable.keys()
+    assert any(jnp.abs(gradient).max() > 0 for gradient in sums.gradient.values())
+
+
+def test_a_reference_from_the_batch_says_what_a_reference_model_says(
+    decoder, pieces, policy, reference
+):
+    learner, batch = make_learner(decoder), pieces[0]
+    model = Fixed({}, reference)
+    look = jax.jit(learner.look)
+    there = look(policy, model, batch)
+    cached = replace(batch, ref_logp=look(reference, NO_REFERENCE, batch).logp)
+    here = look(policy, NO_REFERENCE, cached)
+    np.testing.assert_array_equal(here.logp, there.logp)
+    np.testing.assert_allclose(here.responses.ref_logp, there.responses.ref_logp, atol=1e-6)
+    assert "reverse_kl_per_token" in there.metrics and "reverse_kl_per_token" not in here.metrics
+
+
+# What follows needs no model: a state of two numbers, and sums as a batch would give them.
+
+
+def make_state(learner: Learner) -> TrainState:
+    trainable = {"w/kernel": jnp.array([3.0, 4.0])}
+    zero = jnp.zeros(())
+    names = ("loss", "gradient_norm", "learning_rate", "accuracy")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        trainable=trainable,
+        optimizer=learner.transformation.init(trainable),
+        totals={name: (zero, zero) for name in names},
+        finite=jnp.ones((), bool),
+    )
+
+
+def make_sums(gradient, loss=2.0, weight=2.0) -> Sums:
+    from llm.update import Sums
+
+    metrics = {"accuracy": (jnp.asarray(1.0), jnp.asarray(2.0))}
+    return Sums(
+        {"w/kernel": jnp.asarray(gradient)}, (jnp.asarray(loss), jnp.asarray(weight)), metrics
+    )
+
+
+def plain(**fields: Any) -> Learner:
+    return make_learner(abstract_decoder(architecture_from_config(CONFIG)), **fields)
+
+
+def test_a_step_is_the_gradient_of_the_sum_divided_once():
+    learner = plain()
+    after, left, report = learner.apply(make_state(learner), make_sums([2.0, -6.0], weight=4.0))
+    np.testing.assert_allclose(after.trainable["w/kernel"], [3 - 0.5, 4 + 1.5])
+    np.testing.assert_allclose(report.totals["gradient_norm"][0], np.hypot(0.5, 1.5))
+    assert all(not leaf.any() for leaf in jax.tree.leaves(left))
+    assert after.step == 1
+
+
+def test_a_batch_of_ties_moves_nothing():
+    settings = OptimizerSettings()
+    learner = plain(transformation=optimizer(settings, optax.constant_schedule(0.1)))
+    state = make_state(learner)
+    after, _, report = learner.apply(state, make_sums([1e-30, 0.0], loss=0.0, weight=0.0))
+    np.testing.assert_array_equal(after.trainable["w/kernel"], state.trainable["w/kernel"])
+    assert report.finite and after.step == 1
+
+
+def test_a_gradient_is_cut_to_the_given_length_and_reported_as_it_was():
+    rate = optax.constant_schedule(0.1)
+    learner = plain(transformation=optimizer(OptimizerSettings(name="sgd", clip_norm=0.5), rate))
+    state = make_state(learner)
+    after, _, report = learner.apply(state, make_sums([6.0, 8.0], weight=1.0))
+    moved = np.asarray(after.trainable["w/kernel"] - state.trainable["w/kernel"])
+    np.testing.assert_allclose(moved, [-0.1 * 0.5 * 0.6, -0.1 * 0.5 * 0.8], rtol=1e-5)
+    np.testing.assert_allclose(report.totals["gradient_norm"][0], 10.0)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "loss", "rate"),
+    [
+        ([np.nan, 1.0], 1.0, 1.0),
+        ([np.inf, 1.0], 1.0, 1.0),
+        ([1.0, 1.0], np.nan, 1.0),
+        ([1.0, 1.0], 1.0, 1e38),
+    ],
+    ids=["nan gradient", "infinite gradient", "nan loss", "infinite update"],
+)
+def test_a_step_that_is_not_finite_moves_nothing_nor_does_any_after_it(gradient, loss, rate):
+    learner = plain(transformation=optax.adam(rate), log_every=10)
+    state = make_state(learner)
+    state, _, _ = plain(transformation=optax.adam(0.1), log_every=10).apply(
+        state, make_sums([1.0, 1.0])
+    )
+    failed, left, report = learner.apply(state, make_sums(gradient, loss=loss))
+    assert not report.finite
+    later, _, report = learner.apply(failed, left)
+    assert not report.finite
+    for after in (failed, later):
+        before = replace(state, finite=after.finite)
+        jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_the_lines_of_a_window_sum_up_its_steps_and_no_other():
+    learner = plain(log_every=3)
+    state = make_state(learner)
+    seen = []
+    for number in range(5):
+        state, _, report = learner.apply(state, make_sums([0.1, 0.1], loss=float(number)))
+        seen.append((float(report.totals["loss"][0]), float(report.totals["loss"][1])))
+    assert seen == [(0, 2), (1, 4), (3, 6), (3, 2), (7, 4)]
