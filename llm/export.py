@@ -17,8 +17,8 @@ from llm.checkpoints.folders import read_architecture, read_config
 from llm.checkpoints.reward import save_reward_model
 from llm.checkpoints.write import save_model
 from llm.loading import Loaded, load
-from llm.lora import merge
 from llm.model import RewardModel, with_parameters
+from llm.model.lora import merge
 from llm.preparation import read_tokenizer
 from llm.runs import Run
 from llm.settings import REWARD_MODEL

@@ -8,8 +8,8 @@ can be compared with other people's and does not grow by wasting work.
 from collections.abc import Sequence
 from typing import Any
 
-from llm.architecture import Architecture
 from llm.data.examples import Group
+from llm.model.architecture import Architecture
 
 # Dense bfloat16 matrix products in FLOP/s, by the name JAX gives a device. Makers' data sheets.
 PEAK_FLOPS = {

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from llm.architecture import Architecture
 from llm.checkpoints.read import load_decoder
 from llm.data.packing import Batch
-from llm.lora import LoRA
 from llm.mesh import batch_sharding, make_mesh, sharding
 from llm.model import Decoder, M, RewardModel, parameters
+from llm.model.architecture import Architecture
+from llm.model.lora import LoRA
 from llm.settings import Training
 from llm.update import Parameters
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from llm.architecture import Architecture
 from llm.checkpoints.folders import find_model, open_weights, read_architecture, read_config
 from llm.data.examples import Example, Group
 from llm.data.holdout import hold_out
@@ -22,6 +21,7 @@ from llm.data.sources import read_examples
 from llm.embedded import docstrings, language
 from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR, embedded_model
 from llm.journal import check_loggers
+from llm.model.architecture import Architecture
 from llm.reference import data_fingerprint, model_fingerprint
 from llm.settings import (
     NEEDS_REFERENCE,

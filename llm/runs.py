@@ -17,7 +17,7 @@ import jax
 from llm.preparation import model_folder
 from llm.reference import model_fingerprint
 from llm.settings import OFFLINE_RECIPES, Training
-from llm.state import CHECKPOINTS, RUN
+from llm.state import CHECKPOINTS, RUN, saved_steps
 from llm.update import Parameters
 
 T = TypeVar("T")
@@ -42,9 +42,7 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """Steps after which there is a complete checkpoint, ascending."""
-        folder = self.folder / CHECKPOINTS
-        # A checkpoint gets its name, which is a number, when it is complete.
-        return sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdigit())
+        return saved_steps(self.folder)
 
     def find_step(self, step: int | None) -> int:
         """A step of which there is a checkpoint, the latest by default.

@@ -169,7 +169,7 @@ def run(
         totals, finite = jax.device_get(report)
         if not finite:
             raise NotFinite(step)
-        numbers, times = means(totals), clock.line()
+        numbers, times = means(totals), clock.line() | {"stalls": batches.stalls}
         if is_multiple(step, settings.log.every) or step == steps:
             journal.write(step, "train", numbers, times)
         bar.show(step, numbers, times["tokens_per_second"])

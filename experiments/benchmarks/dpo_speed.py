@@ -58,9 +58,9 @@ def make_model(folder: Path, options: Options, tokenizer: Any) -> int:
 
     from flax import nnx
 
-    from llm.architecture import architecture_from_config, config_from_architecture
     from llm.checkpoints.write import save_model
     from llm.model import Decoder, parameters
+    from llm.model.architecture import architecture_from_config, config_from_architecture
 
     architecture = architecture_from_config(
         {

@@ -19,7 +19,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
 
-from llm.architecture import Architecture
 from llm.checkpoints.folders import read_json
 from llm.checkpoints.names import (
     FAMILIES,
@@ -31,9 +30,10 @@ from llm.checkpoints.names import (
     tensors,
 )
 from llm.checkpoints.write import Outgoing, fresh_folder, write_file, write_json
-from llm.lora import TARGETS, LoRA, adapt
 from llm.mesh import sharding
 from llm.model import Decoder, parameters, with_parameters
+from llm.model.architecture import Architecture
+from llm.model.lora import TARGETS, LoRA, adapt
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from llm.architecture import Architecture, architecture_from_config
+from llm.model.architecture import Architecture, architecture_from_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llm.architecture import Architecture
+from llm.model.architecture import Architecture
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from llm.architecture import Architecture
 from llm.checkpoints.folders import (
     CONFIG,
     DTYPES,
@@ -28,9 +27,10 @@ from llm.checkpoints.folders import (
     read_architecture,
 )
 from llm.checkpoints.names import FAMILIES, Bounds, Tensor, is_buffer, tensors
-from llm.lora import LoRA, adapt
 from llm.mesh import sharding
 from llm.model import Decoder, Remat, abstract_decoder, parameters, with_parameters
+from llm.model.architecture import Architecture
+from llm.model.lora import LoRA, adapt
 
 
 def match(

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from llm.architecture import Architecture, architecture_from_config
 from llm.checkpoints.folders import CONFIG, find_model, read_architecture, read_config
 from llm.checkpoints.names import FAMILIES, Tensor, axis_sizes, laid_out
 from llm.checkpoints.read import read_parameters
@@ -27,8 +26,9 @@ from llm.checkpoints.write import (
     with_dtype,
     write_model_folder,
 )
-from llm.families import CLASSES
 from llm.model import Remat, RewardModel, abstract_decoder, parameters, with_parameters
+from llm.model.architecture import Architecture, architecture_from_config
+from llm.model.families import CLASSES
 
 HEAD = "head/kernel"
 SUFFIX = "ForSequenceClassification"

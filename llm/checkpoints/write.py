@@ -21,11 +21,11 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from llm.architecture import Architecture, architecture_from_config
 from llm.checkpoints.folders import CONFIG, DTYPES, INDEX, WEIGHTS, Stored, open_weights
 from llm.checkpoints.names import FAMILIES, Tensor, is_buffer, stored_tensor, tensors
 from llm.checkpoints.read import match
 from llm.model import Decoder, parameters
+from llm.model.architecture import Architecture, architecture_from_config
 
 SHARD_BYTES = 5 * 10**9
 

@@ -25,7 +25,6 @@ from flax import nnx
 from jaxtyping import Array, Float64
 from rich.console import Console
 
-from llm.architecture import Architecture, config_from_architecture
 from llm.checkpoints.write import save_model
 from llm.data.examples import DataSettings, Example, Group
 from llm.data.order import InOrder, Order
@@ -35,6 +34,7 @@ from llm.data.rendering import tokenize
 from llm.embedded import docstrings, language
 from llm.embedded.tokenizer import train_tokenizer
 from llm.model import Decoder, parameters, with_parameters
+from llm.model.architecture import Architecture, config_from_architecture
 from llm.progress import Bar
 from llm.reference import cache_folder
 from llm.scoring import score

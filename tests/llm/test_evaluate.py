@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from llm.architecture import architecture_from_config
 from llm.data.examples import Group
 from llm.evaluate import Evaluation, evaluate, measure
 from llm.judgement import Measured, judge, judge_rewards
 from llm.model import Decoder, RewardModel, with_parameters
-from tests.llm.model_folders import CONFIGS, random_tensors, write_folder
+from llm.model.architecture import architecture_from_config
+from tests.llm.checkpoints.model_folders import CONFIGS, random_tensors, write_folder
 
 QUIET = Console(quiet=True)
 

@@ -13,11 +13,11 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from llm.architecture import architecture_from_config
-from llm.lora import TARGETS, LoRA
 from llm.mesh import AXES, PLACEMENT, batch_sharding, describe, make_mesh, sharding
 from llm.model import abstract_decoder
-from tests.llm.model_folders import CONFIGS, random_tensors, write_folder
+from llm.model.architecture import architecture_from_config
+from llm.model.lora import TARGETS, LoRA
+from tests.llm.checkpoints.model_folders import CONFIGS, random_tensors, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,7 +102,7 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from llm.checkpoints import load_decoder, read_config, save_model
 from llm.checkpoints import folders
-from llm.lora import LoRA
+from llm.model.lora import LoRA
 from llm.mesh import describe, make_mesh, sharding
 from llm.model import parameters
 

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from llm.architecture import architecture_from_config
 from llm.checkpoints import load_decoder
 from llm.checkpoints.reward import load_reward_model
 from llm.data.examples import DataSettings
 from llm.export import export_checkpoint
 from llm.loading import load
 from llm.model import parameters
+from llm.model.architecture import architecture_from_config
 from llm.reference import model_fingerprint
 from llm.runs import Run, from_record, is_run, open_run
 from llm.settings import AdapterSettings, OptimizerSettings, SaveSettings, Training, as_record
 from llm.state import Saver
 from llm.update import TrainState
 from tests.llm.data.byte_tokenizer import make_tokenizer
-from tests.llm.model_folders import CONFIGS, random_tensors, write_folder
+from tests.llm.checkpoints.model_folders import CONFIGS, random_tensors, write_folder
 
 CONFIG = CONFIGS["llama"]
 

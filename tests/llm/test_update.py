@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from llm.architecture import architecture_from_config
-from llm.lora import LoRA
 from llm.model import abstract_decoder, parameters, with_parameters
+from llm.model.architecture import architecture_from_config
+from llm.model.lora import LoRA
 from llm.optimizer import optimizer
 from llm.settings import OFFLINE_RECIPES, REWARD_MODEL, OptimizerSettings
 from llm.update import Fixed, Learner, Sums, TrainState

@@ -15,14 +15,14 @@ from flax import nnx
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jaxtyping import Array
 
-from llm.architecture import architecture_from_config
 from llm.checkpoints.write import save_model
 from llm.data.examples import Group
 from llm.data.order import InOrder
 from llm.data.packing import Batch
 from llm.data.plan import PackingSettings, Plan, make_plan
-from llm.lora import LoRA
 from llm.model import Decoder, RewardModel
+from llm.model.architecture import architecture_from_config
+from llm.model.lora import LoRA
 from llm.update import Learner, Parameters
 from tests.llm.data.byte_tokenizer import make_tokenizer
 

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from llm.architecture import architecture_from_config, config_from_architecture
 from llm.checkpoints.write import save_model
 from llm.embedded.tokenizer import train_tokenizer
 from llm.model import abstract_decoder, with_parameters
+from llm.model.architecture import architecture_from_config, config_from_architecture
 from llm.sampler import sample
 from modeseek import chat
 

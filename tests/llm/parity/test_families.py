@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from llm.architecture import config_from_architecture
-from llm.attention import rotation, visible, within
 from llm.checkpoints.folders import read_architecture
 from llm.checkpoints.read import load_decoder, read_parameters
 from llm.model import Decoder, parameters, with_parameters
+from llm.model.architecture import config_from_architecture
+from llm.model.attention import rotation, visible, within
 from objectives import DPO, SFT, Responses
-from tests.llm.decoders import quickly_compiled
+from tests.llm.model.decoders import quickly_compiled
 
 torch = pytest.importorskip("torch")
 

@@ -11,10 +11,10 @@ from flax import nnx
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from llm.architecture import architecture_from_config  # noqa: E402
 from llm.checkpoints import load_decoder, read_config  # noqa: E402
 from llm.checkpoints.reward import load_reward_model, save_reward_model  # noqa: E402
 from llm.model import Decoder, RewardModel, parameters, with_parameters  # noqa: E402
+from llm.model.architecture import architecture_from_config  # noqa: E402
 from tests.llm.data.byte_tokenizer import make_tokenizer  # noqa: E402
 from tests.llm.parity.test_round_trip import MODELS, saved  # noqa: E402
 

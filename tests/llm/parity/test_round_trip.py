@@ -17,9 +17,9 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.numpy import load_file  # noqa: E402
 
-from llm.architecture import architecture_from_config, config_from_architecture  # noqa: E402
 from llm.checkpoints import load_decoder, read_config, save_model  # noqa: E402
 from llm.model import Decoder  # noqa: E402
+from llm.model.architecture import architecture_from_config, config_from_architecture  # noqa: E402
 
 SIZES = {
     "vocab_size": 61,

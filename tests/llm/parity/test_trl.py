@@ -13,11 +13,11 @@ pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from experiments.benchmarks.dpo_contestants import DPOTask, save_groups
-from llm.architecture import architecture_from_config, config_from_architecture
 from llm.checkpoints.write import save_model
 from llm.data.examples import Group
 from llm.embedded.tokenizer import train_tokenizer
 from llm.model import Decoder
+from llm.model.architecture import architecture_from_config, config_from_architecture
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,10 +9,10 @@ back. The defaults of keys that a file leaves out are those of the family's clas
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llm.configuration import Reading
+from llm.model.configuration import Reading
 
 if TYPE_CHECKING:
-    from llm.architecture import Architecture
+    from llm.model.architecture import Architecture
 
 
 ACTIVATIONS = {

@@ -23,9 +23,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Int, Int32, UInt32
 
 from llm.checkpoints.folders import CONFIG, read_json
-from llm.draft import Sample, begin, collect, write
-from llm.draws import Rule
 from llm.model import Decoder
+from llm.sampler.draft import Sample, begin, collect, write
+from llm.sampler.draws import Rule
 from objectives.hyperparameters import require, require_nonnegative
 
 Prompt: TypeAlias = Int[np.ndarray, " _"]

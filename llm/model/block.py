@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from llm.architecture import Activation, Architecture
-from llm.attention import Rotation, rotate
-from llm.lora import Projection
+from llm.model.architecture import Activation, Architecture
+from llm.model.attention import Rotation, rotate
+from llm.model.lora import Projection
 
 Hidden = Float[Array, "R S D"]
 Look = Callable[[Array, Array, Array], tuple[Array, Any]]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from llm.attention import empty_cache
 from llm.model import Decoder, RewardModel, abstract_decoder, parameters, with_parameters
-from tests.llm.decoders import ARCHITECTURES, filled, quickly_compiled, rows, run, tokens
+from llm.model.attention import empty_cache
+from tests.llm.model.decoders import ARCHITECTURES, filled, quickly_compiled, rows, run, tokens
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

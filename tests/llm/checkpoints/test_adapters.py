@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llm.checkpoints import load_adapter, load_decoder, save_adapter
-from llm.lora import LoRA, merge
 from llm.mesh import make_mesh, sharding
 from llm.model import Decoder, parameters, with_parameters
-from tests.llm.model_folders import (
+from llm.model.lora import LoRA, merge
+from tests.llm.checkpoints.model_folders import (
     CONFIGS,
     HEADS,
     KEYS,

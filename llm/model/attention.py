@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from llm.architecture import Architecture
+from llm.model.architecture import Architecture
 
 Rotation = tuple[Float[Array, "R S half"], Float[Array, "R S half"]]
 

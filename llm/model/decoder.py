@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from llm.architecture import Architecture
-from llm.attention import Cache, attend, rotation, visible, within
-from llm.block import Block, Hidden, Norm, Table
-from llm.lora import LoRA, adapt
+from llm.model.architecture import Architecture
+from llm.model.attention import Cache, attend, rotation, visible, within
+from llm.model.block import Block, Hidden, Norm, Table
+from llm.model.lora import LoRA, adapt
 
 Remat = Literal["none", "dots", "full"]
 M = TypeVar("M", bound=nnx.Module)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from llm.architecture import architecture_from_config
 from llm.checkpoints import find_model, load_decoder, read_architecture, read_config
 from llm.checkpoints.names import stored_tensor, tensors
 from llm.checkpoints.read import read_parameters
-from llm.lora import LoRA, merge
 from llm.model import Decoder, abstract_decoder, parameters
-from tests.llm.model_folders import CONFIGS, HEADS, C, D, random_tensors, write_folder
+from llm.model.architecture import architecture_from_config
+from llm.model.lora import LoRA, merge
+from tests.llm.checkpoints.model_folders import CONFIGS, HEADS, C, D, random_tensors, write_folder
 
 FAMILIES = tuple(CONFIGS)
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"

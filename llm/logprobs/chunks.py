@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from llm.vocabulary import (
+from llm.logprobs.vocabulary import (
     VOCABULARY,
     Normalisers,
     TokenStatistics,

@@ -18,9 +18,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key, UInt32
 
-from llm.attention import Cache, empty_cache
-from llm.draws import Rule, draw
 from llm.model import Decoder
+from llm.model.attention import Cache, empty_cache
+from llm.sampler.draws import Rule, draw
 
 
 class Sample(NamedTuple):

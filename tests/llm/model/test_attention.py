@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm.attention import attend, empty_cache, frequencies, rotate, rotation, visible, within
-from tests.llm.decoders import ARCHITECTURES
+from llm.model.attention import attend, empty_cache, frequencies, rotate, rotation, visible, within
+from tests.llm.model.decoders import ARCHITECTURES
 
 
 def test_a_position_sees_its_prompt_and_its_own_branch_and_nothing_else():

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from llm.architecture import architecture_from_config
-from llm.draft import begin, write
-from llm.draws import Rule, draw
 from llm.logprobs import token_logprobs
 from llm.model import Decoder, abstract_decoder, with_parameters
+from llm.model.architecture import architecture_from_config
 from llm.sampler import Sampling, sample, stop_tokens, stream
+from llm.sampler.draft import begin, write
+from llm.sampler.draws import Rule, draw
 
 SMALL = {
     "vocab_size": 61,

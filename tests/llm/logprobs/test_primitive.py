@@ -20,7 +20,7 @@ from jax.sharding import AxisType
 from llm.logprobs import default_chunk, token_logprobs
 from objectives import divergences
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FIELDS = ("logp", "entropy", "forward_kl", "reverse_kl", "ref_logp")
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm.architecture import Architecture, RopeScaling
 from llm.model import Decoder, abstract_decoder, parameters, with_parameters
+from llm.model.architecture import Architecture, RopeScaling
 
 # Compiling is most of these tests' time, and what it makes runs once or twice.
 quickly_compiled = functools.partial(

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 from llm.checkpoints import load_decoder, read_config, save_model
 from llm.checkpoints.write import fresh_folder
-from llm.lora import LoRA
 from llm.model import Decoder, parameters, with_parameters
-from tests.llm.model_folders import CONFIGS, D, V, random_tensors, write_folder
+from llm.model.lora import LoRA
+from tests.llm.checkpoints.model_folders import CONFIGS, D, V, random_tensors, write_folder
 
 FAMILIES = tuple(CONFIGS)
 

@@ -24,8 +24,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from llm.chunks import ROWS, Inputs, Layout, Reference, Wanted, backward_pass, forward_pass
-from llm.vocabulary import VOCABULARY, TokenStatistics, wide
+from llm.logprobs.chunks import ROWS, Inputs, Layout, Reference, Wanted, backward_pass, forward_pass
+from llm.logprobs.vocabulary import VOCABULARY, TokenStatistics, wide
 from objectives.hyperparameters import Number
 
 BLOCK_BYTES = 16 * 2**20

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from llm.architecture import (
+from llm.model.architecture import (
     Architecture,
     RopeScaling,
     architecture_from_config,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from llm.lora import LoRA, LoRAParam, adapt, merge
 from llm.model import Decoder, abstract_decoder, parameters, with_parameters
-from tests.llm.decoders import ARCHITECTURES, filled, quickly_compiled, rows, run, tokens
+from llm.model.lora import LoRA, LoRAParam, adapt, merge
+from tests.llm.model.decoders import ARCHITECTURES, filled, quickly_compiled, rows, run, tokens
 
 EVERYWHERE = LoRA(rank=2, alpha=6.0, targets=("query", "key", "value", "output", "gate", "up"))
 

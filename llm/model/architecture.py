@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from llm.configuration import Reading
-from llm.families import FAMILIES, write
+from llm.model.configuration import Reading
+from llm.model.families import FAMILIES, write
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 

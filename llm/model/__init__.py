@@ -1,0 +1,23 @@
+"""The decoder: what a family's config says (``architecture``), and what is computed from it."""
+
+from llm.model.decoder import (
+    Decoder,
+    Hidden,
+    M,
+    Remat,
+    RewardModel,
+    abstract_decoder,
+    parameters,
+    with_parameters,
+)
+
+__all__ = [
+    "Decoder",
+    "Hidden",
+    "M",
+    "Remat",
+    "RewardModel",
+    "abstract_decoder",
+    "parameters",
+    "with_parameters",
+]
