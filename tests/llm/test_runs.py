@@ -23,8 +23,8 @@ from llm.runs import Run, from_record, is_run, open_run
 from llm.settings import AdapterSettings, OptimizerSettings, SaveSettings, Training, as_record
 from llm.state import Saver
 from llm.update import TrainState
-from tests.llm.data.byte_tokenizer import make_tokenizer
 from tests.llm.checkpoints.model_folders import CONFIGS, random_tensors, write_folder
+from tests.llm.data.byte_tokenizer import make_tokenizer
 
 CONFIG = CONFIGS["llama"]
 

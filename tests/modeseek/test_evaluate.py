@@ -14,8 +14,8 @@ from llm.model import Decoder, RewardModel, with_parameters
 from llm.model.architecture import architecture_from_config
 from llm.settings import Training, as_record
 from modeseek.evaluate import main
-from tests.llm.data.byte_tokenizer import make_tokenizer
 from tests.llm.checkpoints.model_folders import CONFIGS
+from tests.llm.data.byte_tokenizer import make_tokenizer
 
 CONFIG = CONFIGS["llama"] | {"vocab_size": 258, "max_position_embeddings": 64}
 
