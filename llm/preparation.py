@@ -16,9 +16,9 @@ from llm.checkpoints.folders import find_model, open_weights, read_architecture,
 from llm.data.examples import Example, Group
 from llm.data.holdout import hold_out
 from llm.data.rendering import tokenize
-from llm.data.schemas import reader
 from llm.data.sources import read_examples
 from llm.embedded import docstrings, language
+from llm.embedded.examples import built_in
 from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR, embedded_model
 from llm.journal import check_loggers
 from llm.model.architecture import Architecture
@@ -31,20 +31,12 @@ from llm.settings import (
     learning_rate,
     reference_kind,
 )
+from llm.state import check_folder
 from objectives import KTO
 from objectives.recipes import Recipe
 
 NEEDS_PAIRS = ("DPO", "IPO", "SLiC", "SimPO", "CPO", "ORPO", "PrefFT", "UnlikelihoodBestOfN")
 """Objectives that compare the responses of one prompt."""
-
-RATED = ("best_of_n", "rwr", "awr", "unlikelihood_best_of_n")
-"""Recipes for which the built-in data are several rated answers to each prompt."""
-
-BUILT_IN_SIZE, BUILT_IN_HELD_OUT = 2000, 200
-"""Groups of the harbour's language, which has no end."""
-
-HELD_OUT_SEED = 1_000_003
-"""Added to the seed for held-out groups, which have prompts of their own as well."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +116,16 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
         OSError: if something cannot be read, or fetched.
     """
     out = settings.out or Path("runs") / name
+    check_folder(out)
+    check_loggers(settings.log)
+    # The data first: reading them is quick, and the embedded model may have to be made.
+    examples, aside = read_data(name, settings, say)
     folder = model_folder(settings, say)
     config, architecture = read_config(folder), read_architecture(folder)
     open_weights(folder)  # a folder without any that are safe to open is refused here
-    check_loggers(settings.log)
     if settings.adapters.rank == 0 and settings.reference == "model":
         say("a frozen copy of the model is kept in memory beside the one that trains")
     tokenizer = read_tokenizer(folder)
-    examples, aside = read_data(name, settings, say)
     limits = {
         "context": architecture.max_positions,
         "vocab_size": architecture.vocab_size,
@@ -206,35 +200,17 @@ def read_data(
     """Examples to train on, and those to hold out where the data say which."""
     reading = settings.reading
     if settings.data is None or settings.data in CORPORA:
-        kind = settings.data or HARBOUR
-        return built_in(kind, name, settings, False), built_in(kind, name, settings, True)
+        corpus, preference = settings.data or HARBOUR, settings.preference
+        how = {"seed": settings.seed, "limit": reading.limit}
+        return (
+            built_in(corpus, name, preference, **how),
+            built_in(corpus, name, preference, **how, held_out=True),
+        )
     how = {"schema": reading.schema, "bad_rows": reading.bad_rows, "say": say}
     examples = read_examples(settings.data, split=reading.split, limit=reading.limit, **how)
     if reading.eval_source is None:
         return examples, None
     return examples, read_examples(reading.eval_source, split=None, **how)
-
-
-def built_in(kind: str, name: str, settings: Training, held_out: bool) -> list[Example]:
-    """Examples of a data set that comes with the project, in the form a recipe learns from."""
-    size = BUILT_IN_HELD_OUT if held_out else settings.reading.limit or BUILT_IN_SIZE
-    seed = settings.seed + (HELD_OUT_SEED if held_out else 0)
-    preference = settings.preference
-    if kind == DOCSTRINGS:
-        rows = (
-            docstrings.demonstrations(held_out)
-            if name == "sft"
-            else docstrings.preferences(preference or docstrings.DEFAULT_PREFERENCE, seed, held_out)
-        )[: BUILT_IN_HELD_OUT if held_out else settings.reading.limit]
-    elif name == "sft":
-        rows = language.demonstrations(seed, size, held_out)
-    elif name in RATED:
-        rows = language.rated(preference or language.DEFAULT_PREFERENCE, seed, size, held_out)
-    else:
-        rows = language.preferences(preference or language.DEFAULT_PREFERENCE, seed, size, held_out)
-    layout = "completion" if name == "sft" else "rated" if "rewards" in rows[0] else "preference"
-    read = reader(layout)
-    return [read(row, f"{kind}:{number}") for number, row in enumerate(rows, 1)]
 
 
 def check_settings(name: str, recipe: Recipe, settings: Training, groups: int) -> None:

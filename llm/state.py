@@ -40,14 +40,8 @@ def check_same_run(folder: Path, asked: Mapping[str, Any]) -> bool:
         ValueError: if the folder holds another run, or anything else; lists what differs.
     """
     record, written = folder / RUN, json.dumps(asked, indent=2, sort_keys=True) + "\n"
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, and a run needs a folder: choose another --out.")
+    check_folder(folder)
     if not record.exists():
-        # A run that was killed while it wrote its record has left nothing but a part of that.
-        if folder.exists() and any(not is_partial(entry, record) for entry in folder.iterdir()):
-            raise ValueError(
-                f"{folder} is not empty and holds no run of modeseek: choose another --out."
-            )
         folder.mkdir(parents=True, exist_ok=True)
         write_text(record, written)
         return False
@@ -71,6 +65,20 @@ def check_same_run(folder: Path, asked: Mapping[str, Any]) -> bool:
             "Give the same flags to go on with it, or another --out to begin anew."
         )
     return True
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError if a run can neither begin nor go on in a folder, whatever run it is."""
+    record = folder / RUN
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and a run needs a folder: choose another --out.")
+    if record.exists() or not folder.exists():
+        return
+    # A run that was killed while it wrote its record has left nothing but a part of that.
+    if any(not is_partial(entry, record) for entry in folder.iterdir()):
+        raise ValueError(
+            f"{folder} is not empty and holds no run of modeseek: choose another --out."
+        )
 
 
 def is_free(key: str) -> bool:
