@@ -163,8 +163,8 @@ class Training:
     """Leave the embedding and the output matrix as they are."""
     reference: Literal["auto", "cache", "model", "none"] = "auto"
     """Reference log-probabilities from one pass kept on disk (cache), or from a frozen copy or the
-    base of a LoRA policy in every step (model), which also gives exact KLs. auto: cache where the
-    objective needs a reference, else none."""
+    base of a LoRA policy in every step (model), which also gives exact KLs. auto: model for the
+    embedded model, else cache where the objective needs a reference, else none."""
     preference: str | None = None
     """What the built-in data are preferred for: kind, grumpy, short, long, typical, vivid or
     faithful; concise or relevant for docstrings."""
@@ -205,6 +205,8 @@ def reference_kind(settings: Training, name: str, recipe: Recipe) -> str:
         return "none"
     if settings.reference != "auto":
         return settings.reference
+    if settings.model is None:
+        return "model"
     return "cache" if type(recipe.objective).__name__ in NEEDS_REFERENCE else "none"
 
 

@@ -74,7 +74,8 @@ def test_pushing_down_is_done_with_a_smaller_step_than_pulling_up():
     ],
 )
 def test_a_reference_is_there_where_it_is_needed_or_asked_for(name, asked, expected):
-    assert reference_kind(Training(reference=asked), name, OFFLINE_RECIPES[name]) == expected
+    settings = Training(model="of/mine", reference=asked)
+    assert reference_kind(settings, name, OFFLINE_RECIPES[name]) == expected
 
 
 def test_a_record_is_json_and_tells_any_two_settings_apart():
@@ -84,3 +85,7 @@ def test_a_record_is_json_and_tells_any_two_settings_apart():
     assert as_record(Training(optimizer=OptimizerSettings(beta1=0.8))) != as_record(Training())
     recipes = {json.dumps(as_record(recipe.objective)) for recipe in OFFLINE_RECIPES.values()}
     assert len(recipes) == len(OFFLINE_RECIPES)
+
+
+def test_the_embedded_model_is_small_enough_to_be_kept_beside_itself():
+    assert reference_kind(Training(), "sft", OFFLINE_RECIPES["sft"]) == "model"

@@ -9,13 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from llm.model import abstract_decoder, parameters, with_parameters
+from llm.model import RewardModel, abstract_decoder, parameters, with_parameters
 from llm.model.architecture import architecture_from_config
 from llm.model.lora import LoRA
 from llm.optimizer import optimizer
 from llm.settings import OFFLINE_RECIPES, REWARD_MODEL, OptimizerSettings
 from llm.update import Fixed, Learner, Sums, TrainState
-from objectives import DPO, KTO
+from objectives import CPO, DPO, KTO
 from objectives.pytrees import pytree
 from objectives.responses import Responses
 from objectives.terms import Terms
@@ -179,6 +179,18 @@ def test_a_reference_from_the_batch_says_what_a_reference_model_says(
     np.testing.assert_array_equal(here.logp, there.logp)
     np.testing.assert_allclose(here.responses.ref_logp, there.responses.ref_logp, atol=1e-6)
     assert "reverse_kl_per_token" in there.metrics and "reverse_kl_per_token" not in here.metrics
+
+
+def test_a_log_ratio_to_nothing_is_not_called_one(decoder, pieces, policy):
+    def metrics(module, batch, **fields) -> set[str]:
+        learner = make_learner(module, **fields)
+        given = (policy if module is decoder else parameters(module), NO_REFERENCE, batch)
+        return set(jax.eval_shape(learner.measure, *given, CPO()))
+
+    known = replace(pieces[0], ref_logp=jnp.zeros(pieces[0].mask.shape))
+    assert {"chosen_logp", "rejected_logp"} < metrics(decoder, pieces[0])
+    assert {"chosen_log_ratio", "rejected_log_ratio"} < metrics(decoder, known)
+    assert {"chosen_reward", "rejected_reward"} < metrics(RewardModel(decoder), pieces[0])
 
 
 # What follows needs no model: a state of two numbers, and sums as a batch would give them.
