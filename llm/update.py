@@ -170,7 +170,17 @@ class Learner:
         """
         seen = self.look(trainable, fixed, batch)
         terms = objective(seen.logp, seen.responses)
-        return replace(terms, metrics=terms.metrics | seen.metrics)
+        # A log-ratio to nothing is not called one.
+        what = self.compared(fixed, batch)
+        metrics = {name.replace("log_ratio", what): m for name, m in terms.metrics.items()}
+        return replace(terms, metrics=metrics | seen.metrics)
+
+    def compared(self, fixed: Fixed, batch: Batch) -> str:
+        """What an objective's log-ratios are here: rewards, or of one model or of two."""
+        if isinstance(self.module, RewardModel):
+            return "reward"
+        alone = fixed.reference is None and not self.base and batch.ref_logp is None
+        return "logp" if alone else "log_ratio"
 
     def log_ratio(self, trainable: Parameters, fixed: Fixed, batch: Batch) -> Sum:
         """Summed log-ratio to the reference, nats, and the number of responses: KTO's z."""

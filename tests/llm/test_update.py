@@ -188,7 +188,8 @@ def test_a_log_ratio_to_nothing_is_not_called_one(decoder, pieces, policy):
         return set(jax.eval_shape(learner.measure, *given, CPO()))
 
     known = replace(pieces[0], ref_logp=jnp.zeros(pieces[0].mask.shape))
-    assert {"chosen_logp", "rejected_logp"} < metrics(decoder, pieces[0])
+    alone = replace(pieces[0], ref_logp=None)
+    assert {"chosen_logp", "rejected_logp"} < metrics(decoder, alone)
     assert {"chosen_log_ratio", "rejected_log_ratio"} < metrics(decoder, known)
     assert {"chosen_reward", "rejected_reward"} < metrics(RewardModel(decoder), pieces[0])
 
