@@ -154,8 +154,13 @@ def main() -> None:
                 result["tokens_per_second"] = speed(task, result)
                 del result["task"]
             rounds.append(found)
-    record = {"options": dataclasses.asdict(options), "parameters": size, "rounds": rounds}
-    text = json.dumps(record, indent=1, default=str) + "\n"
+    setting = dataclasses.asdict(options) | {
+        "data": Path(options.data).name,
+        "tokenizer": options.tokenizer.name,
+    }
+    del setting["out"]  # where things lie on this machine is nobody's business
+    record = {"options": setting, "parameters": size, "rounds": rounds}
+    text = json.dumps(record, indent=1) + "\n"
     atomically(options.out, lambda path: path.write_text(text, encoding="utf-8"))
 
     title = f"DPO, {size / 1e6:.1f}M parameters, {options.batch} pairs, float32 (medians)"

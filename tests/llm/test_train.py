@@ -25,6 +25,7 @@ from tests.llm.tiny_runs import (
 GROUPS = make_groups((3, 5, 40), (20, 1, 9), (7, 12, 2), (1, 30, 31), rewards=(1.0, 0.0))
 
 
+@pytest.mark.slow
 def test_a_cut_step_of_kto_is_the_step_on_the_whole_batch():
     with quick_compilation():
         decoder = make_decoder()

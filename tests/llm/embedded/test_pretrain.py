@@ -65,10 +65,10 @@ def test_what_is_written_is_a_folder_that_loads(made, loaded):
 
 def test_the_report_is_the_distance_that_the_loaded_model_has(made, loaded):
     folder, distance, said = made
-    assert json.loads((folder / REPORT).read_text()) == distance._asdict()
+    assert json.loads((folder / REPORT).read_text()) == distance
     again = distance_from_truth(*loaded, size=FEW)
-    assert again.per_response == pytest.approx(distance.per_response, rel=1e-5)
-    assert f"{distance.per_token:.3f} nats per token from the truth" in " ".join(said)
+    assert again.per_response == pytest.approx(distance["per_response"], rel=1e-5)
+    assert f"{distance['per_token']:.3f} nats per token from the truth" in " ".join(said)
 
 
 def test_a_model_that_knows_nothing_is_as_far_as_a_uniform_one(loaded):

@@ -300,7 +300,7 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary(words):
     assert frozen <= bound
     assert temporary_bytes(words, (0, 1)) <= bound + 4 * words * D
     assert frozen < 4 * P * words / 7  # the table alone would take seven times as much
-    assert 4 * chunk * words <= 2**26
+    assert 4 * chunk * words <= 2**27
 
 
 REFUSED = {

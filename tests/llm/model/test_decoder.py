@@ -122,6 +122,7 @@ def loss_and_gradient(decoder: Decoder) -> tuple[float, dict[str, np.ndarray]]:
     return float(value), {path: np.asarray(leaf) for path, leaf in gradient.items()}
 
 
+@pytest.mark.slow
 def test_remat_and_unrolling_change_neither_value_nor_gradient():
     architecture = ARCHITECTURES["gemma2"]
     value, gradient = loss_and_gradient(filled(architecture))
