@@ -67,7 +67,7 @@ def time_plain(who: str, setting: Timed) -> dict[str, float]:
     if setting.tokens or setting.epochs > 1:
         return {}
     if who == "torch":
-        import torch  # pyright: ignore[reportMissingImports]
+        import torch
 
         from experiments.benchmarks import plain_torch as version
 
@@ -115,7 +115,7 @@ def time_authors(setting: Timed, checkout: Path) -> dict[str, float]:
     """Seconds per seed of the authors' loop as published, with printing and logging off."""
     sys.path.insert(0, str(checkout / "bandit_experiment"))
     stand_ins()
-    import torch  # pyright: ignore[reportMissingImports]
+    import torch
 
     torch.set_num_threads(1)
     program = "transformer_hyperparam_tuning" if setting.tokens else "hyperparam_tuning"

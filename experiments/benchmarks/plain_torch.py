@@ -7,8 +7,8 @@ samples.
 """
 
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]
-from torch import nn  # pyright: ignore[reportMissingImports]
+import torch
+from torch import nn
 
 
 def network(bins: int) -> nn.Sequential:
