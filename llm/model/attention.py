@@ -11,6 +11,7 @@ Key to the axes: R rows, S positions of a row, J positions that are looked at, H
 heads, G = H / K query heads per key head, C head width, L layers.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -124,6 +125,10 @@ def within(
     return (window == 0) | (here[:, :, None] - there[:, None, :] < window)
 
 
+QUERIES, MOST_BLOCKS = 256, 16
+"""Queries in a block of a long row, unless that makes more blocks than a program should hold."""
+
+
 def attend(
     query: Float[Array, "R S H C"],
     key: Float[Array, "R K J C"],
@@ -163,6 +168,35 @@ def attend(
     weight = jax.nn.softmax(score, axis=-1).astype(value.dtype).reshape(R, K, -1, J)
     mean = jnp.einsum("rkqj,rkjc->rkqc", weight, value)
     return mean.reshape(R, K, H // K, S, C).transpose(0, 3, 1, 2, 4).reshape(R, S, H, C)
+
+
+def attend_back(
+    query: Float[Array, "R S H C"],
+    key: Float[Array, "R K S C"],
+    value: Float[Array, "R K S C"],
+    mask: Bool[Array, "R S S"],
+    *,
+    scale: float,
+    softcap: float | None,
+) -> Float[Array, "R S H C"]:
+    """``attend`` for a row that looks at itself, where no query may look ahead.
+
+    A long row goes a block of queries at a time, each against the keys up to its own end. So half
+    of the scores are never computed; and the backward pass makes those of a block again instead of
+    keeping them all, so that memory grows with S and not with its square.
+    """
+    one = partial(attend, scale=scale, softcap=softcap)
+    S = query.shape[1]
+    size = max(QUERIES, -(-S // MOST_BLOCKS))
+    if size >= S or (softcap is None and _fused(query, key)):
+        return one(query, key, value, mask)
+    block = jax.checkpoint(one)
+    ends = [min(start + size, S) for start in range(0, S, size)]
+    found = [
+        block(query[:, start:end], key[:, :, :end], value[:, :, :end], mask[:, start:end, :end])
+        for start, end in zip(range(0, S, size), ends, strict=True)
+    ]
+    return jnp.concatenate(found, axis=1)
 
 
 def _fused(query: Float[Array, "R S H C"], key: Float[Array, "R K J C"]) -> bool:

@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from llm.model.architecture import Architecture
-from llm.model.attention import Cache, attend, rotation, visible, within
+from llm.model.attention import Cache, attend, attend_back, rotation, visible, within
 from llm.model.block import Block, Hidden, Norm, Table
 from llm.model.lora import LoRA, adapt
 
@@ -108,7 +108,7 @@ class Decoder(nnx.Module):
 
             def look(query: Array, key: Array, value: Array) -> tuple[Array, None]:
                 key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
-                return self.attend(query, key, value, seen), None
+                return attend_back(query, key, value, seen, **self.scoring), None
 
             return nnx.merge(graphdef, params)(x, by, look, adapters)
 
@@ -125,10 +125,11 @@ class Decoder(nnx.Module):
         x, _ = jax.lax.scan(block, x, (stack, each), unroll=self.unroll)
         return self.norm(x)
 
-    def attend(self, query: Array, key: Array, value: Array, mask: Array) -> Array:
-        """Attention with this architecture's scale and cap."""
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """How attention scores are made of products: this architecture's scale and cap."""
         a = self.architecture
-        return attend(query, key, value, mask, scale=a.query_scale, softcap=a.attention_softcap)
+        return {"scale": a.query_scale, "softcap": a.attention_softcap}
 
     def embed(self, tokens: Int[Array, "R S"], positions: Int[Array, "R S"]) -> Hidden:
         """What the first block reads."""
@@ -193,7 +194,7 @@ class Decoder(nnx.Module):
 
             def look(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
                 past = store(keys, key, index), store(values, value, index)
-                return self.attend(query, past[0][index], past[1][index], seen), past
+                return attend(query, past[0][index], past[1][index], seen, **self.scoring), past
 
             x, (keys, values) = nnx.merge(graphdef, params)(x, by, look)
             return (x, keys, values), None

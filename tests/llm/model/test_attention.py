@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm.model.attention import attend, empty_cache, frequencies, rotate, rotation, visible, within
+from llm.model.attention import (
+    attend,
+    attend_back,
+    empty_cache,
+    frequencies,
+    rotate,
+    rotation,
+    visible,
+    within,
+)
 from tests.llm.model.decoders import ARCHITECTURES
 
 
@@ -108,3 +117,24 @@ def test_an_empty_cache_has_a_slot_per_token_and_no_position():
     assert cache.keys.shape == cache.values.shape == (3, 2, 2, 7, 6)
     assert cache.keys.dtype == jnp.bfloat16
     assert (np.asarray(cache.positions) == -1).all() and int(cache.length) == 0
+
+
+def test_a_long_row_in_blocks_sees_what_it_sees_at_once(key, monkeypatch):
+    monkeypatch.setattr("llm.model.attention.QUERIES", 16)
+    names = ("query", "key", "value", "mask")
+    keys = dict(zip(names, jax.random.split(key, 4), strict=True))
+    query = jax.random.normal(keys["query"], (2, 40, 4, 8))
+    others = [jax.random.normal(keys[name], (2, 2, 40, 8)) for name in ("key", "value")]
+    back = jnp.tril(jnp.ones((40, 40), bool))
+    # Every query sees itself, and of what is behind it a part.
+    some = jax.random.bernoulli(keys["mask"], 0.5, (2, 40, 40))
+    mask = back[None] & (some | jnp.eye(40, dtype=bool)[None])
+
+    def both(function):
+        def total(query, key, value):
+            return jnp.sum(jnp.sin(function(query, key, value, mask, scale=0.3, softcap=5.0)))
+
+        return jax.value_and_grad(total, (0, 1, 2))(query, *others)
+
+    whole, blocks = both(attend), both(attend_back)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, blocks)

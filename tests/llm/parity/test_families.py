@@ -19,7 +19,7 @@ from llm.checkpoints.folders import read_architecture
 from llm.checkpoints.read import load_decoder, read_parameters
 from llm.model import Decoder, parameters, with_parameters
 from llm.model.architecture import config_from_architecture
-from llm.model.attention import rotation, visible, within
+from llm.model.attention import attend, rotation, visible, within
 from objectives import DPO, SFT, Responses
 from tests.llm.model.decoders import quickly_compiled
 
@@ -175,7 +175,7 @@ def every_layer(decoder: Decoder, tokens, positions, segments, branches):
 
         def look(query, key, value, mask=mask):
             key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
-            return decoder.attend(query, key, value, mask), None
+            return attend(query, key, value, mask, **decoder.scoring), None
 
         block = nnx.merge(graphdef, jax.tree.map(lambda leaf, layer=layer: leaf[layer], stack))
         into.append(x)
