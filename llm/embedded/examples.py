@@ -8,7 +8,7 @@ module of the library.
 from llm.data.examples import Example
 from llm.data.schemas import reader
 from llm.embedded import docstrings, language
-from llm.embedded.pretrain import DOCSTRINGS
+from llm.embedded.pretrain import DOCSTRINGS, HELD_OUT_SEED
 
 DEMONSTRATED = ("sft",)
 """Recipes that learn from one good answer to each prompt."""
@@ -18,9 +18,6 @@ RATED = ("best_of_n", "rwr", "awr", "unlikelihood_best_of_n")
 
 SIZE, HELD_OUT_SIZE = 2000, 200
 """Groups of the harbour's language, which has no end, and of what is held out of either."""
-
-HELD_OUT_SEED = 1_000_003
-"""Added to the seed for held-out groups, which have prompts of their own as well."""
 
 
 def built_in(

@@ -51,6 +51,7 @@ SOURCES = (
 )
 
 HELD_OUT_SEED = 1_000_003
+"""Of held-out questions and answers, which are other questions as well; added to a run's seed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llm.embedded.language import sample
-from llm.embedded.tokenizer import BEGIN, END, save_tokenizer, train_tokenizer
+from llm.embedded.tokenizer import BEGIN, END, train_tokenizer
 
 
 def texts(size=1500):
@@ -47,7 +47,7 @@ def test_a_chat_is_the_plain_text_with_an_end(tokenizer):
 def test_the_folder_loads_with_transformers(tokenizer, tmp_path):
     from transformers import AutoTokenizer
 
-    save_tokenizer(tokenizer, tmp_path)
+    tokenizer.save_pretrained(str(tmp_path))
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert loaded("Not you again.")["input_ids"] == tokenizer("Not you again.")["input_ids"]
     assert loaded.chat_template == tokenizer.chat_template
