@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from llm.data.examples import DataSettings
 from llm.data.plan import PackingSettings
-from objectives import AWR, CPO, DPO, KTO, RWR
+from llm.rewards.settings import RewardSettings
+from objectives import AWR, CPO, DPO, GSPO, KTO, PPO, REINFORCE, RWR
 from objectives.hyperparameters import require, require_nonnegative, require_positive
 from objectives.recipes import OFFLINE, RECIPES, Recipe
 
@@ -29,16 +30,53 @@ OFFLINE_RECIPES: dict[str, Recipe] = {
     REWARD_MODEL: Recipe(CPO(beta=1.0, reg=0.0), OFFLINE),
 }
 
+
+
+def fresh(name: str, responses: int, **changes: Any) -> Recipe:
+    """A recipe of the catalogue on so many fresh samples of each prompt."""
+    recipe = RECIPES[name].with_collection(responses=responses)
+    return dataclasses.replace(recipe, **changes)
+
+
+# Fresh samples of a prompt: as many as the authors' language-model code draws (PPO, REINFORCE and
+# RWR one, online DPO a pair, best-of-N four). Weights are capped as there, a constant divisor is
+# the most tokens a response may have, and PPO has a critic, so its own baseline is not read.
+ONLINE_RECIPES: dict[str, Recipe] = {
+    "online_best_of_n": fresh("online_best_of_n", 4),
+    "online_rwr": fresh("online_rwr", 1, objective=RWR()),
+    "online_awr": fresh("online_awr", 4, objective=AWR()),
+    "online_dpo": fresh("online_dpo", 2),
+    "online_ipo": fresh("online_ipo", 2),
+    "online_slic": fresh("online_slic", 2),
+    "reinforce": fresh("reinforce", 1),
+    "rloo": fresh("rloo", 4),
+    "ppo": fresh("ppo", 1, advantage="batch_mean", std_floor=0.0, kl_in_reward=0.05),
+    "grpo": fresh("grpo", 4),
+    "dr_grpo": fresh("dr_grpo", 4, objective=PPO(normalize=("constant", 128))),
+    "dapo": fresh("dapo", 4),
+    "gspo": fresh("gspo", 4),
+}
+"""Recipes that learn from what the policy itself writes."""
+
+TRAIN_RECIPES = OFFLINE_RECIPES | ONLINE_RECIPES
+"""Every recipe of ``modeseek train``."""
+
+WITH_CRITIC = ("ppo",)
+"""Recipes whose advantages are those of a critic (GAE), not of their estimator."""
+
 NEEDS_REFERENCE = ("DPO", "IPO", "KTO")
 """Objectives whose value depends on the reference."""
 
 # Full fine-tuning of a model of a billion parameters; adapters want ten times as much.
-LEARNING_RATES = {"supervised": 2e-5, "contrastive": 1e-6, REWARD_MODEL: 1e-5}
+LEARNING_RATES = {"supervised": 2e-5, "contrastive": 1e-6, REWARD_MODEL: 1e-5, "gradient": 1e-6}
 ADAPTER_FACTOR = 10
 
 # The embedded model is a thousand times smaller: it moves faster and is held back harder.
-EMBEDDED_RECIPES = OFFLINE_RECIPES | {"dpo": Recipe(DPO(beta=0.5), OFFLINE)}
-EMBEDDED_RATES = {"supervised": 5e-4, "contrastive": 2e-4, REWARD_MODEL: 5e-4}
+EMBEDDED_RECIPES = TRAIN_RECIPES | {
+    "dpo": Recipe(DPO(beta=0.5), OFFLINE),
+    "online_dpo": fresh("online_dpo", 2, objective=DPO(beta=0.5)),
+}
+EMBEDDED_RATES = {"supervised": 5e-4, "contrastive": 2e-4, REWARD_MODEL: 5e-4, "gradient": 2e-4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +174,65 @@ class SaveSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How fresh responses are written; how many and how random is the recipe's collection."""
+
+    max_new_tokens: int = 128
+    """A response is cut after this many tokens."""
+    top_k: int = 0
+    """Draw among the k likeliest tokens; 0 for all. What is trained is the same distribution."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together reach this probability, after top_k."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end a response, besides the model's own end tokens."""
+    rows: int = 256
+    """Responses written side by side; bounds the memory of their caches."""
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens >= 1, self, "max_new_tokens", "at least 1")
+        require(self.top_k >= 0, self, "top_k", "0 for all, or a number of tokens")
+        require(0 < self.top_p <= 1, self, "top_p", "a probability above 0")
+        require(self.rows >= 1, self, "rows", "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticSettings:
+    """The critic of PPO: a value head on the policy, and what becomes of its estimates."""
+
+    gamma: float = 1.0
+    """Discount of the reward per token."""
+    lambda_: float = 0.95
+    """Of GAE: 0 trusts the critic, 1 the rewards."""
+    coefficient: float = 0.1
+    """Weight of the critic's loss beside the policy's."""
+    clip: float = 0.2
+    """How far a value may move from the one at sampling before its gradient stops."""
+    whiten: bool = True
+    """Scale the advantages of a collection to mean 0 and deviation 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "lambda_"):
+            require(0 <= getattr(self, name) <= 1, self, name, "in [0, 1]")
+        require_nonnegative(self, "coefficient")
+        require_positive(self, "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLSettings:
+    """What becomes of the recipe's KL penalty in the reward while a run goes on."""
+
+    target: float | None = None
+    """KL to the reference to steer to, in nats per response; the penalty stays when not given."""
+    horizon: int = 10000
+    """Responses after which the penalty may have changed by a fifth of itself."""
+
+    def __post_init__(self) -> None:
+        if self.target is not None:
+            require_positive(self, "target")
+        require(self.horizon >= 1, self, "horizon", "at least 1 response")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """A training run, whatever its recipe."""
 
@@ -173,11 +270,26 @@ class Training:
     built-in language the three whose score gains most, middling and least."""
     evaluate_every: int = 0
     """Steps between looks at the held-out groups; 0 for only before and after."""
+    evaluate_prompts: int = 64
+    """Held-out prompts that are answered at such a look, where there is a reward to judge by."""
+    reward: str | None = None
+    """What fresh responses are rewarded by: kind, min-length, mode-length:23, regex:PATTERN,
+    lexicon:FILE, model:FOLDER, classifier:FOLDER, python:MODULE:FUNCTION or judge:MODEL."""
+    gold: str | None = None
+    """A second reward, which is measured and never trained on: shows over-optimisation."""
+    offline: float = 0.0
+    """Share of the prompts of a collection whose responses are those of the data set."""
+    missing_eos: float = 0.0
+    """Taken off the reward of a response that was cut before it ended."""
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     reading: DataSettings = field(default_factory=DataSettings)
     packing: PackingSettings = field(default_factory=PackingSettings)
     mesh: MeshSettings = field(default_factory=MeshSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    rewards: RewardSettings = field(default_factory=RewardSettings)
+    critic: CriticSettings = field(default_factory=CriticSettings)
+    kl: KLSettings = field(default_factory=KLSettings)
     log: LogSettings = field(default_factory=LogSettings)
     save: SaveSettings = field(default_factory=SaveSettings)
 
@@ -187,6 +299,9 @@ class Training:
         require(self.batch >= 1, self, "batch", "at least 1 group")
         require(self.show is None or self.show >= 0, self, "show", "0 or a number of prompts")
         require(self.evaluate_every >= 0, self, "evaluate_every", "0 or a number of steps")
+        require(self.evaluate_prompts >= 1, self, "evaluate_prompts", "at least 1")
+        require(0 <= self.offline < 1, self, "offline", "a share in [0, 1)")
+        require_nonnegative(self, "missing_eos")
 
 
 def learning_rate(settings: Training, name: str, recipe: Recipe) -> float:
@@ -194,6 +309,8 @@ def learning_rate(settings: Training, name: str, recipe: Recipe) -> float:
     if settings.optimizer.learning_rate is not None:
         return settings.optimizer.learning_rate
     kind = "contrastive" if recipe.objective.negative_gradient else "supervised"
+    if isinstance(recipe.objective, (REINFORCE, PPO, GSPO)):
+        kind = "gradient"
     rates = LEARNING_RATES if settings.model is not None else EMBEDDED_RATES
     usual = rates[REWARD_MODEL if name == REWARD_MODEL else kind]
     return usual * (ADAPTER_FACTOR if settings.adapters.rank else 1)
@@ -205,7 +322,7 @@ def reference_kind(settings: Training, name: str, recipe: Recipe) -> str:
         return "none"
     if settings.reference != "auto":
         return settings.reference
-    if settings.model is None:
+    if settings.model is None or recipe.collection.source != "dataset":
         return "model"
     return "cache" if type(recipe.objective).__name__ in NEEDS_REFERENCE else "none"
 

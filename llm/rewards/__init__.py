@@ -1,0 +1,1 @@
+"""What a response is worth: rewards that are programs, models, or judges."""
