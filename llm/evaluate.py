@@ -40,7 +40,7 @@ from llm.progress import counted
 from llm.reference import data_fingerprint
 from llm.runs import Run, is_run, open_run
 from llm.scoring import score, score_rewards
-from llm.settings import OFFLINE_RECIPES, Training
+from llm.settings import ONLINE_RECIPES, TRAIN_RECIPES, Training
 from objectives.hyperparameters import require
 
 Sums = dict[str, Float[Array, "B N"]]
@@ -212,7 +212,13 @@ def held_out_of(run: Run) -> list[Group]:
     Raises:
         ValueError: if there are none, or if the data have changed since.
     """
-    prepared = prepare(run.name, OFFLINE_RECIPES[run.name], run.settings, lambda line: None)
+    if run.name in ONLINE_RECIPES:
+        raise ValueError(
+            f"{run.folder} learned from what it wrote itself, and held out prompts alone: give "
+            "--data with labelled responses. Its own looks at held-out prompts are in metrics.jsonl "
+            "(`modeseek plot`)."
+        )
+    prepared = prepare(run.name, TRAIN_RECIPES[run.name], run.settings, lambda line: None)
     if not prepared.held_out:
         raise ValueError(f"{run.folder} held nothing out: give --data.")
     if data_fingerprint(prepared.held_out) != run.record["fingerprints"]["held_out"]:

@@ -39,7 +39,9 @@ def export_model(
     dtype: DTypeLike | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write a model whole, with its adapters merged; a reward model with its head.
+    """Write a model whole, with its adapters merged.
+
+    A reward model is written with its head, a policy without its critic.
 
     Args:
         loaded: the model that the run began from.
@@ -51,7 +53,6 @@ def export_model(
         dtype: of the weights; as in ``source`` if None.
         overwrite: replace what is at ``path``.
     """
-    model = merge(with_parameters(loaded.module, loaded.frozen | trainable))
     options: dict[str, Any] = {
         "config": config,
         "tokenizer": tokenizer,
@@ -59,10 +60,11 @@ def export_model(
         "dtype": dtype,
         "overwrite": overwrite,
     }
-    if isinstance(model, RewardModel):
-        save_reward_model(path, model, **options)
+    if isinstance(loaded.module, RewardModel):
+        model = with_parameters(loaded.module, loaded.frozen | trainable)
+        save_reward_model(path, merge(model), **options)
     else:
-        save_model(path, model, **options)
+        save_model(path, merge(loaded.policy(trainable)), **options)
 
 
 def export_adapter(
@@ -80,15 +82,15 @@ def export_adapter(
     Raises:
         ValueError: if it was not adapters that trained, or not only.
     """
-    model = with_parameters(loaded.module, loaded.frozen | trainable)
     if loaded.lora is None:
         raise ValueError("This run trained the weights themselves: leave --adapter-only out.")
-    if isinstance(model, RewardModel):
+    if isinstance(loaded.module, RewardModel):
         raise ValueError(
             "A reward model is its adapters and its head, and an adapter folder has no place for "
             "the second: leave --adapter-only out to write both, merged."
         )
-    save_adapter(path, model, loaded.lora, str(source), overwrite=overwrite)
+    policy = loaded.policy(trainable)
+    save_adapter(path, policy, loaded.lora, str(source), overwrite=overwrite)
 
 
 def export_checkpoint(

@@ -6,35 +6,41 @@ This is the whole story of a run in the order it happens; each chapter is a file
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from llm.answers import JUDGED, answer, show_answers, show_extremes, show_judgement
-from llm.data.examples import Group
-from llm.data.order import InOrder, Order
-from llm.data.packing import Batch
-from llm.data.plan import Plan, make_plan
+from llm.data.packing import Shape
+from llm.data.plan import Plan
 from llm.export import ADAPTER, MODEL, export_adapter, export_model
+from llm.groundwork import (
+    evaluator,
+    fresh_examples,
+    fresh_of,
+    learner_of,
+    plan_of,
+    reference_parameters,
+    shapes_of,
+    steps_of,
+    trial_of,
+    with_reference,
+)
 from llm.journal import METRICS, Journal, read_lines
 from llm.loading import Loaded, load
 from llm.mesh import describe
-from llm.model import RewardModel, with_parameters
-from llm.optimizer import optimizer, schedule
+from llm.model import RewardModel
 from llm.preparation import HARBOUR, Prepared, prepare
-from llm.progress import Bar, counted
-from llm.reference import cached_reference
+from llm.progress import Bar
 from llm.settings import Training
 from llm.state import Saver, check_same_run
-from llm.train import Put, Step, means, run, shape
-from llm.update import Fixed, Learner, Parameters
+from llm.train import Source, Step, Stored, run
+from llm.update import Fixed, Parameters
 from objectives.recipes import Recipe
 
 ROUNDING = 1e-5
@@ -65,25 +71,43 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
         return prepared.out
 
     loaded = load(
-        prepared.model, prepared.architecture, prepared.settings, prepared.is_reward_model
+        prepared.model,
+        prepared.architecture,
+        prepared.settings,
+        prepared.is_reward_model,
+        critic=prepared.has_critic,
     )
-    plan = plan_of(prepared, loaded)
-    describe_run(prepared, loaded, plan, console)
-    learner = learner_of(prepared, loaded, plan.steps)
-    fixed = Fixed(loaded.frozen, reference_parameters(prepared, loaded))
-    plan, held_out = with_reference(prepared, loaded, learner, fixed, plan, console)
+    steps = steps_of(prepared)
+    learner = learner_of(prepared, loaded, steps)
+    reference = reference_parameters(prepared, loaded)
+    trial = trial_of(prepared, loaded, learner, reference)
     objective = prepared.recipe.objective
+    if prepared.is_online:
+        # What the reference says of a response is asked once, when it is written.
+        plan, held_out, shapes = None, None, shapes_of(prepared, loaded)
+        trainer, fixed = replace(learner, base=False), Fixed(loaded.frozen, None)
+        examples, cut = fresh_examples(prepared, loaded, shapes), True
+        describe_run(prepared, loaded, steps, shapes, None, console)
+    else:
+        plan = plan_of(prepared, loaded, steps)
+        describe_run(prepared, loaded, steps, plan.shapes, plan, console)
+        trainer, fixed = learner, Fixed(loaded.frozen, reference)
+        plan, held_out = with_reference(prepared, loaded, learner, fixed, plan, console)
+        shapes, cut = plan.shapes, bool(plan.pieces)
+        examples = plan.examples(cut=False) + plan.examples(cut=True)
 
     began = time.monotonic()
     with console.status("compiling"):
-        start = jax.jit(learner.start)
-        example = loaded.put(example_of(plan))
-        state, sums = start(loaded.trainable, fixed, example, objective)
-        evaluate = evaluator(learner, state.trainable, fixed, objective, held_out, loaded.put)
-        step = Step(learner, fixed, objective, state, sums, plan, loaded.put)
+        start = jax.jit(trainer.start)
+        state, sums = start(loaded.trainable, fixed, loaded.put(examples[0]), objective)
+        evaluate = evaluator(
+            trainer, state.trainable, fixed, objective, held_out, loaded.put, trial
+        )
+        step = Step(trainer, fixed, objective, state, sums, examples, cut=cut, put=loaded.put)
     seconds = time.monotonic() - began
     programs = step.compilations + (held_out is not None)
-    console.print(f"compiled {programs} programs in {seconds:.1f} s, the last of this run")
+    last = "" if prepared.is_online else ", the last of this run"
+    console.print(f"compiled {programs} programs in {seconds:.1f} s{last}")
 
     with ExitStack() as opened:
         saver = opened.enter_context(closing(Saver(prepared.out, settings.save, state)))
@@ -97,14 +121,21 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
         else:
             state = restored
             console.print(f"going on after step {done}")
-        with Bar(console, name, plan.steps, max(done, 0)) as bar:
+        with Bar(console, name, steps, max(done, 0)) as bar:
+            source: Source
+            if plan is None:
+                about = {"journal": journal, "bar": bar, "begin": max(done, 0)}
+                source = fresh_of(prepared, loaded, learner, reference, shapes, **about)
+            else:
+                source = Stored(plan, max(done, 0), loaded.put)
             end = run(
                 prepared,
-                plan,
+                source,
                 step,
                 state,
-                loaded.put,
                 evaluate,
+                steps=steps,
+                put=loaded.put,
                 saver=saver,
                 journal=journal,
                 bar=bar,
@@ -112,134 +143,13 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
         if end.signal is not None:
             console.print(
                 f"stopped by {signal.Signals(end.signal).name}; saved after step {end.step} of "
-                f"{plan.steps}. The same command goes on from there."
+                f"{steps}. The same command goes on from there."
             )
             raise SystemExit(128 + end.signal)
     export(prepared, loaded, end.state.trainable)
     compare(prepared, loaded, end.state.trainable, console)
     conclude(prepared, console)
     return prepared.out
-
-
-def plan_of(prepared: Prepared, loaded: Loaded) -> Plan:
-    """Which groups every step sees, and in which shapes."""
-    settings = prepared.settings
-    order = Order(len(prepared.groups), settings.batch, settings.seed)
-    steps = order.steps(settings.epochs) if settings.steps is None else settings.steps
-    return make_plan(
-        prepared.groups,
-        order,
-        settings.packing,
-        steps=steps,
-        shards=loaded.shards,
-        width=prepared.architecture.width,
-    )
-
-
-def one_pass(prepared: Prepared, loaded: Loaded, groups: Sequence[Group]) -> Plan:
-    """All groups once and in order, in batches of one shape."""
-    order = InOrder(len(groups), prepared.settings.batch)
-    return make_plan(
-        groups,
-        order,
-        replace(prepared.settings.packing, shapes=1),
-        steps=order.steps,
-        shards=loaded.shards,
-        width=prepared.architecture.width,
-    )
-
-
-def learner_of(prepared: Prepared, loaded: Loaded, steps: int) -> Learner:
-    """The pure functions of this run's steps."""
-    settings = prepared.settings
-    rate = schedule(settings.optimizer, prepared.learning_rate, steps)
-    return Learner(
-        module=loaded.module,
-        transformation=optimizer(settings.optimizer, rate),
-        rate=rate,
-        log_every=settings.log.every,
-        base=prepared.reference == "model" and loaded.lora is not None,
-        mesh=loaded.mesh,
-    )
-
-
-def reference_parameters(prepared: Prepared, loaded: Loaded) -> Parameters | None:
-    """The frozen copy to compare with in every step, where there is to be one.
-
-    The state trains copies of its own, so the values that were read stay what they are.
-    """
-    return loaded.values if prepared.reference == "model" and loaded.lora is None else None
-
-
-def example_of(plan: Plan) -> Batch:
-    """A batch of the first of a plan's shapes."""
-    return (plan.examples(cut=False) + plan.examples(cut=True))[0]
-
-
-def with_reference(
-    prepared: Prepared,
-    loaded: Loaded,
-    learner: Learner,
-    fixed: Fixed,
-    plan: Plan,
-    console: Console,
-) -> tuple[Plan, Plan | None]:
-    """Give the batches what the reference says of them, if that is said once and for all.
-
-    Returns:
-        The plan of the run, and one pass over the held-out groups.
-    """
-    held = prepared.held_out
-    aside = one_pass(prepared, loaded, held) if held else None
-    if prepared.reference != "cache" or isinstance(loaded.module, RewardModel):
-        return plan, aside
-    compiled: dict[Any, Any] = {}
-    given = loaded.trainable, fixed
-
-    def score(batch: Batch) -> np.ndarray:
-        placed = loaded.put(batch)
-        if shape(batch) not in compiled:
-            scores = jax.jit(lambda *given: learner.look(*given).logp)
-            compiled[shape(batch)] = scores.lower(*given, placed).compile()
-        return np.asarray(compiled[shape(batch)](*given, placed))
-
-    everything = [*prepared.groups, *held]
-    passed = one_pass(prepared, loaded, everything)
-    found = (batch for step in range(passed.steps) for batch in passed.micro_batches(step))
-    total = round(passed.steps * passed.micro_batches_per_step)
-    key = f"{prepared.reference_key}-{loaded.module.dtype}"
-    batches = counted(console, "reference", found, total)
-    numbers = cached_reference(everything, key, batches, score)
-    cut = len(prepared.groups)
-    if aside is not None:
-        aside = aside.with_reference(numbers[cut:])
-    return plan.with_reference(numbers[:cut]), aside
-
-
-def evaluator(
-    learner: Learner,
-    trainable: Parameters,
-    fixed: Fixed,
-    objective: Any,
-    held_out: Plan | None,
-    put: Put,
-) -> Callable[[Parameters], dict[str, float]]:
-    """A function that measures the held-out groups under parameters like those given."""
-    if held_out is None:
-        return lambda trainable: {}
-    objective = jax.device_put(objective)  # once, because a step forbids it
-    given = trainable, fixed, put(example_of(held_out)), objective
-    measure = jax.jit(learner.measure).lower(*given).compile()
-
-    def evaluate(trainable: Parameters) -> dict[str, float]:
-        found = [
-            jax.device_get(measure(trainable, fixed, put(batch), objective))
-            for step in range(held_out.steps)
-            for batch in held_out.micro_batches(step)
-        ]
-        return means(jax.tree.map(lambda *parts: sum(parts), *found))
-
-    return evaluate
 
 
 def export(prepared: Prepared, loaded: Loaded, trainable: Parameters) -> None:
@@ -256,26 +166,48 @@ def export(prepared: Prepared, loaded: Loaded, trainable: Parameters) -> None:
     )
 
 
-def describe_run(prepared: Prepared, loaded: Loaded, plan: Plan, console: Console) -> None:
+def describe_run(
+    prepared: Prepared,
+    loaded: Loaded,
+    steps: int,
+    shapes: Sequence[Shape],
+    plan: Plan | None,
+    console: Console,
+) -> None:
     """Say what is about to happen, in numbers."""
     size = sum(math.prod(value.shape) for value in loaded.values.values())
     moving = sum(math.prod(value.shape) for value in loaded.trainable.values())
-    shapes = ", ".join(f"{s.rows} x {s.length}" for s in plan.shapes)
+    sizes = ", ".join(f"{s.rows} x {s.length}" for s in shapes)
     devices = "1 x " + jax.devices()[0].device_kind
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     rows = {
         "recipe": f"{prepared.name}: {prepared.recipe.objective}",
         "model": f"{prepared.model} ({size:,} parameters, {moving:,} train)",
         "data": f"{len(prepared.groups):,} groups, {len(prepared.held_out):,} held out",
-        "steps": f"{plan.steps:,} of {prepared.settings.batch} groups; "
+        "steps": f"{steps:,} of {prepared.settings.batch} groups; "
         f"learning rate {prepared.learning_rate:.2g}",
-        "batches": f"{shapes} positions, {plan.padding:.1%} padding",
+        "batches": f"{sizes} positions" + (f", {plan.padding:.1%} padding" if plan else ""),
         "devices": devices if loaded.mesh is None else describe(loaded.mesh),
         "folder": str(prepared.out),
     }
+    if prepared.is_online:
+        rows |= collecting(prepared)
     for row in rows.items():
         table.add_row(f"[cyan]{row[0]}[/]", row[1])
     console.print(table)
+
+
+def collecting(prepared: Prepared) -> dict[str, str]:
+    """The two numbers that say how far from on-policy a run is, and who judges."""
+    collection, reuse = prepared.recipe.collection, prepared.recipe.reuse
+    assert prepared.reward is not None
+    gold = "" if prepared.gold is None else f"; {prepared.gold.name} is only measured"
+    return {
+        "collection": f"{collection.prompts} prompts x {collection.responses} responses of the "
+        f"{collection.source} at temperature {collection.temperature:g}",
+        "on-policy": f"B/M = {reuse.minibatches} steps in a pass, T = {reuse.inner_steps} passes",
+        "reward": f"{prepared.reward.name}{gold}",
+    }
 
 
 def compare(prepared: Prepared, loaded: Loaded, trainable: Parameters, console: Console) -> None:
@@ -287,7 +219,7 @@ def compare(prepared: Prepared, loaded: Loaded, trainable: Parameters, console: 
         return
     before, after = (
         answer(
-            with_parameters(module, loaded.values | trained),
+            loaded.policy(loaded.values | trained),
             prepared.tokenizer,
             prepared.held_out,
             JUDGED if harbour else shown or 0,

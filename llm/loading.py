@@ -16,13 +16,16 @@ from jax.sharding import Mesh
 from llm.checkpoints.read import load_decoder
 from llm.data.packing import Batch
 from llm.mesh import batch_sharding, make_mesh, sharding
-from llm.model import Decoder, M, RewardModel, parameters
+from llm.model import ActorCritic, Decoder, M, RewardModel, parameters, with_parameters
 from llm.model.architecture import Architecture
 from llm.model.lora import LoRA
 from llm.settings import Training
 from llm.update import Parameters
 
 EMBEDDINGS = ("embedding/matrix", "positions/matrix", "head/matrix")
+HEADS = ("head/kernel", "head/bias")
+"""What reads a number from hidden states, a reward or a value: there is nothing to adapt, so it
+trains where adapters do."""
 UNROLLED = 12
 """Layers up to which a CPU gets them one after the other and not in a loop: faster by a tenth."""
 
@@ -39,7 +42,7 @@ class Loaded:
         mesh: the devices; None for one.
     """
 
-    module: Decoder | RewardModel
+    module: Decoder | RewardModel | ActorCritic
     values: Parameters
     trains: frozenset[str]
     lora: LoRA | None
@@ -55,6 +58,20 @@ class Loaded:
         """The others."""
         return {path: value for path, value in self.values.items() if path not in self.trains}
 
+    def policy(self, values: Parameters) -> Decoder:
+        """The decoder with its numbers, without the critic it may train with.
+
+        Args:
+            values: what has been trained, by the paths of ``module``; the rest is as it was read.
+
+        Raises:
+            ValueError: if it is a reward model, which writes nothing.
+        """
+        model = with_parameters(self.module, self.frozen | values)
+        if isinstance(model, RewardModel):
+            raise ValueError("A reward model is no policy: it judges responses and writes none.")
+        return model.decoder if isinstance(model, ActorCritic) else model
+
     @property
     def shards(self) -> int:
         """Devices that share a batch."""
@@ -67,7 +84,13 @@ class Loaded:
         return jax.device_put(batch, batch_sharding(self.mesh))
 
 
-def load(folder: Path, architecture: Architecture, settings: Training, reward: bool) -> Loaded:
+def load(
+    folder: Path,
+    architecture: Architecture,
+    settings: Training,
+    reward: bool,
+    critic: bool = False,
+) -> Loaded:
     """Read the weights onto the devices and decide which of them train.
 
     Args:
@@ -75,6 +98,7 @@ def load(folder: Path, architecture: Architecture, settings: Training, reward: b
         architecture: what its config says.
         settings: of the run.
         reward: whether responses are scored instead of modelled.
+        critic: whether a policy has a critic beside it.
     """
     cpu = jax.default_backend() == "cpu"
     chosen = {"auto": jnp.float32 if cpu else jnp.bfloat16}
@@ -92,7 +116,7 @@ def load(folder: Path, architecture: Architecture, settings: Training, reward: b
             targets=chosen_adapters.targets,
         )
     layers = architecture.layers
-    model: Decoder | RewardModel = load_decoder(
+    model: Decoder | RewardModel | ActorCritic = load_decoder(
         str(folder),
         dtype=dtype,
         mesh=mesh,
@@ -105,6 +129,8 @@ def load(folder: Path, architecture: Architecture, settings: Training, reward: b
         # It writes no token, so an output matrix of its own would only take memory.
         model.head = None
         model = RewardModel(model)
+    elif critic:
+        model = ActorCritic(model)
     values = parameters(model)
     if mesh is not None:
         values = {
@@ -123,7 +149,7 @@ def structure(model: M) -> M:
 
 
 def does_train(path: str, settings: Training) -> bool:
-    """Whether a parameter trains: adapters alone, all but the embeddings, or everything."""
+    """Whether a parameter trains: adapters and heads, all but the embeddings, or everything."""
     if settings.adapters.rank:
-        return "/lora_" in path or path == "head/kernel"
+        return "/lora_" in path or path in HEADS
     return not (settings.freeze_embedding and path.endswith(EMBEDDINGS))

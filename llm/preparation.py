@@ -6,14 +6,14 @@ and a record that says exactly what the run is, so that its continuation can be 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llm.checkpoints.folders import find_model, open_weights, read_architecture, read_config
-from llm.data.examples import Example, Group
+from llm.data.examples import DataSettings, Example, Group
 from llm.data.holdout import hold_out
 from llm.data.rendering import tokenize
 from llm.data.sources import read_examples
@@ -22,21 +22,29 @@ from llm.embedded.examples import built_in
 from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR, embedded_model
 from llm.journal import check_loggers
 from llm.model.architecture import Architecture
-from llm.reference import data_fingerprint, model_fingerprint
+from llm.reference import cache_folder, data_fingerprint, model_fingerprint
+from llm.rewards import Reward, RewardContext, read_reward
 from llm.settings import (
     NEEDS_REFERENCE,
     REWARD_MODEL,
+    WITH_CRITIC,
     Training,
     as_record,
     learning_rate,
     reference_kind,
 )
 from llm.state import check_folder
-from objectives import KTO
+from objectives import KTO, PPO
 from objectives.recipes import Recipe
 
 NEEDS_PAIRS = ("DPO", "IPO", "SLiC", "SimPO", "CPO", "ORPO", "PrefFT", "UnlikelihoodBestOfN")
 """Objectives that compare the responses of one prompt."""
+
+COMPARES = ("group_mean", "group_zscore", "leave_one_out")
+"""Estimators that do."""
+
+METHOD = ("collection", "reuse", "advantage", "std_floor", "kl_in_reward")
+"""What of a recipe, besides its objective, an online run is."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ class Prepared:
         held_out: never trained on.
         out: folder of the run.
         record: what the run is, as plain JSON.
+        reward: what fresh responses are worth; None where none are judged.
+        gold: a reward that is only measured; None where there is none.
     """
 
     name: str
@@ -68,6 +78,18 @@ class Prepared:
     held_out: list[Group]
     out: Path
     record: dict[str, Any]
+    reward: Reward | None = None
+    gold: Reward | None = None
+
+    @property
+    def is_online(self) -> bool:
+        """Whether responses are written while the run goes on."""
+        return is_online(self.recipe)
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether advantages are a critic's."""
+        return self.name in WITH_CRITIC
 
     @property
     def data(self) -> str:
@@ -118,6 +140,10 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     out = settings.out or Path("runs") / name
     check_folder(out)
     check_loggers(settings.log)
+    if is_online(recipe):
+        # The paper's B and M: the steps of one pass over a collection share it evenly.
+        recipe = recipe.with_collection(prompts=settings.batch * recipe.reuse.minibatches)
+        check_online(name, recipe, settings)
     # The data first: reading them is quick, and the embedded model may have to be made.
     examples, aside = read_data(name, settings, say)
     folder = model_folder(settings, say)
@@ -126,17 +152,28 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     if settings.adapters.rank == 0 and settings.reference == "model":
         say("a frozen copy of the model is kept in memory beside the one that trains")
     tokenizer = read_tokenizer(folder)
-    limits = {
+    context = RewardContext(tokenizer=tokenizer, cache=cache_folder(), say=say)
+    reward, gold = (
+        None if spec is None else read_reward(spec, settings.rewards, context)
+        for spec in reward_specs(recipe, settings)
+    )
+    reading = settings.reading
+    limits: dict[str, Any] = {
         "context": architecture.max_positions,
         "vocab_size": architecture.vocab_size,
-        "pairs": type(recipe.objective).__name__ in NEEDS_PAIRS,
     }
-    groups = tokenize(examples, tokenizer, settings.reading, **limits, say=say)
-    if aside is not None:
-        held_out = tokenize(aside, tokenizer, settings.reading, **limits)
+    if is_online(recipe):
+        reading = with_room(reading, settings, architecture.max_positions)
+        limits["prompts_only"] = not settings.offline
     else:
-        groups, held_out = hold_out(groups, settings.reading.eval_share, settings.seed)
-    check_recipe(recipe, groups)
+        limits["pairs"] = type(recipe.objective).__name__ in NEEDS_PAIRS
+    groups = tokenize(examples, tokenizer, reading, **limits, say=say)
+    if aside is not None:
+        held_out = tokenize(aside, tokenizer, reading, **limits)
+    else:
+        groups, held_out = hold_out(groups, reading.eval_share, settings.seed)
+    if not is_online(recipe):
+        check_recipe(recipe, groups)
     check_settings(name, recipe, settings, len(groups))
     prints = {
         "model": model_fingerprint(folder),
@@ -149,6 +186,9 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
         "settings": as_record(settings),
         "fingerprints": prints,
     }
+    if is_online(recipe):
+        method = as_record(recipe)
+        record |= {name: method[name] for name in METHOD}
     return Prepared(
         name=name,
         recipe=recipe,
@@ -161,7 +201,85 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
         held_out=held_out,
         out=out,
         record=record,
+        reward=reward,
+        gold=gold,
     )
+
+
+def is_online(recipe: Recipe) -> bool:
+    """Whether responses are written while a run goes on."""
+    return recipe.collection.source != "dataset"
+
+
+def reward_specs(recipe: Recipe, settings: Training) -> tuple[str | None, str | None]:
+    """What responses are judged by, and what else is measured of them.
+
+    Raises:
+        ValueError: if a recipe that needs a reward has none.
+    """
+    reward = settings.reward
+    if reward is None and is_online(recipe):
+        if settings.data is not None and settings.data not in CORPORA:
+            raise ValueError(
+                "--reward is missing: what the policy writes has to be judged by something. Give "
+                "one, for example min-length, model:FOLDER or python:MODULE:FUNCTION."
+            )
+        corpus = docstrings if settings.data == DOCSTRINGS else language
+        reward = settings.preference or corpus.DEFAULT_PREFERENCE
+    return reward or settings.gold, settings.gold
+
+
+def with_room(reading: DataSettings, settings: Training, context: int) -> DataSettings:
+    """How to read prompts that leave room for a response.
+
+    Raises:
+        ValueError: if there is no room.
+    """
+    room = (reading.max_length or context) - settings.sampling.max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"--sampling.max-new-tokens is {settings.sampling.max_new_tokens}, and the model's "
+            f"context, or --reading.max-length, is {reading.max_length or context}: no prompt fits "
+            "before such a response. Lower the first."
+        )
+    return replace(reading, max_prompt_length=min(reading.max_prompt_length or room, room))
+
+
+def check_online(name: str, recipe: Recipe, settings: Training) -> None:
+    """Raise ValueError for an online run that cannot be trained as asked."""
+    if settings.reference == "cache":
+        raise ValueError(
+            "--reference cache is for data that exist: what the policy writes is compared with the "
+            "reference once, when it is written. Leave it out, or choose model or none."
+        )
+    kl = getattr(recipe.objective, "kl", None)
+    penalised = recipe.kl_in_reward or (kl is not None and kl.beta)
+    if settings.reference == "none" and (penalised or recipe.collection.source == "reference"):
+        raise ValueError(
+            "--reference none leaves nothing to measure a KL penalty by, or to sample from: leave "
+            "it out, or set the penalty to 0."
+        )
+    if settings.kl.target is not None and not recipe.kl_in_reward:
+        raise ValueError(
+            f"--kl.target {settings.kl.target} steers a penalty that is not there: give "
+            "--kl-in-reward a strength to begin with."
+        )
+    if not recipe.collection.temperature > 0:
+        raise ValueError("--collection.temperature must be above 0: greedy answers cannot differ.")
+    objective = type(recipe.objective).__name__
+    compares = objective in NEEDS_PAIRS or recipe.advantage in COMPARES
+    if compares and recipe.collection.responses < 2 and name not in WITH_CRITIC:
+        raise ValueError(
+            f"--collection.responses {recipe.collection.responses} leaves {objective} nothing to "
+            "compare a response with: give 2 or more."
+        )
+    if name in WITH_CRITIC and not (
+        isinstance(recipe.objective, PPO) and recipe.objective.normalize in ("token", "length")
+    ):
+        raise ValueError(
+            "a critic learns token by token, beside an objective that does: give "
+            "--objective.normalize token or length."
+        )
 
 
 def model_folder(settings: Training, say: Callable[[str], None]) -> Path:
@@ -219,6 +337,13 @@ def check_settings(name: str, recipe: Recipe, settings: Training, groups: int) -
     if objective in NEEDS_REFERENCE and reference_kind(settings, name, recipe) == "none":
         raise ValueError(
             f"--reference none leaves {objective} nothing to compare with: choose cache or model."
+        )
+    asked = recipe.collection.prompts
+    if is_online(recipe) and asked > groups:
+        raise ValueError(
+            f"a collection is --batch {settings.batch} times --reuse.minibatches "
+            f"{recipe.reuse.minibatches} = {asked} prompts, and there are {groups}: it would ask "
+            "some of them twice. Give fewer."
         )
     if settings.batch > groups:
         raise ValueError(

@@ -46,6 +46,14 @@ class Bar:
             parts.append(f"{tokens_per_second:,.0f} tokens/s")
         self.progress.update(self.task, completed=done, numbers="  ".join(parts))
 
+    def say(self, what: str) -> None:
+        """Show something in the place of the numbers, while no step is taken."""
+        self.progress.update(self.task, numbers=what)
+
+    def print(self, line: str) -> None:
+        """Say something above the bar."""
+        self.progress.console.print(line)
+
     def __enter__(self) -> "Bar":
         """Begin to draw."""
         self.progress.start()

@@ -16,9 +16,12 @@ import jax
 
 from llm.preparation import model_folder
 from llm.reference import model_fingerprint
-from llm.settings import OFFLINE_RECIPES, Training
+from llm.settings import TRAIN_RECIPES, WITH_CRITIC, Training
 from llm.state import CHECKPOINTS, RUN, saved_steps
 from llm.update import Parameters
+
+POLICY = "decoder/"
+"""What the paths of a policy begin with where it has a critic beside it."""
 
 T = TypeVar("T")
 
@@ -84,11 +87,14 @@ class Run:
 
         Args:
             step: of which there is a checkpoint.
-            like: arrays of the same paths and shapes, on the devices where these shall live.
+            like: arrays of the same paths and shapes, on the devices where these shall live. Of a
+                run with a critic they may be those of the policy alone.
         """
         from orbax.checkpoint import v1 as ocp
 
-        names = {path: f"trainable.{path}".replace("/", ".") for path in like}
+        alone = self.name in WITH_CRITIC and not any(path.startswith(POLICY) for path in like)
+        prefix = f"trainable/{POLICY if alone else ''}"
+        names = {path: f"{prefix}{path}".replace("/", ".") for path in like}
         wanted = {
             names[path]: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for path, leaf in like.items()
@@ -117,7 +123,7 @@ def open_run(folder: Path) -> Run:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         name, settings = record["recipe"], from_record(Training, record["settings"])
-        if name not in OFFLINE_RECIPES:
+        if name not in TRAIN_RECIPES:
             raise ValueError(f"there is no recipe {name}")
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

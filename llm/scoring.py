@@ -17,20 +17,26 @@ from jaxtyping import Array, Float
 
 from llm.data.packing import Batch
 from llm.logprobs import token_logprobs
-from llm.model import Decoder, RewardModel
+from llm.model import ActorCritic, Decoder, RewardModel
+from llm.sampler.draws import Rule
 from objectives.responses import PerToken, Responses
+
+UNTOUCHED = Rule()
+"""Draws from the distribution that the model itself gives."""
 
 
 class Scores(NamedTuple):
     """What one pass over a batch says about every scored token; 0 where nothing is scored.
 
     Attributes:
-        logp: log pi(y_t | x, y_<t), nats.
+        logp: log pi(y_t | x, y_<t), nats, of the distribution that a rule draws from.
         ref_logp: the reference's, nats; None where no reference model was given.
         entropy: of the policy's next-token distribution, nats; None if not asked for.
         forward_kl: KL(pi_ref || pi) of the next-token distributions, exact, nats; None without a
             reference model.
         reverse_kl: KL(pi || pi_ref), likewise.
+        value: the critic's value of the state the token is written in, in units of the reward; None
+            without a critic.
     """
 
     logp: PerToken
@@ -38,30 +44,43 @@ class Scores(NamedTuple):
     entropy: PerToken | None = None
     forward_kl: PerToken | None = None
     reverse_kl: PerToken | None = None
+    value: PerToken | None = None
 
 
 def score(
-    decoder: Decoder,
+    model: Decoder | ActorCritic,
     batch: Batch,
     *,
+    rule: Rule = UNTOUCHED,
     reference: Decoder | None = None,
     entropy: bool = False,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Scores:
     """Score every response of a batch.
 
+    The distributions are those the sampler draws from, so that what is trained is what is sampled.
+    After temperature, that is, and for log-probabilities and entropy after truncation too, each
+    model's by its own logits; the divergences are those of the tempered distributions, since of
+    truncated ones they may be infinite.
+
     Args:
-        decoder: the policy; the only thing a gradient flows to.
+        model: the policy, and its critic where it has one; the only thing a gradient flows to.
         batch: packed groups.
+        rule: how tokens are drawn from logits; those of the model itself by default.
         reference: a frozen model to compare with, token by token and exactly; the decoder itself
             stands for its own base, without LoRA adapters.
         entropy: whether to compute the entropy too.
         mesh: the devices the model is spread over.
 
     Returns:
-        Float32 numbers in nats.
+        Float32 numbers in nats; values in units of the reward.
+
+    Raises:
+        ValueError: if the rule is greedy, which no gradient passes, or truncates a vocabulary that
+            is spread over devices.
     """
     shape = batch.mask.shape
+    decoder = model.decoder if isinstance(model, ActorCritic) else model
     hidden = flat_hidden(decoder, batch)
     softcap = decoder.architecture.logits_softcap
     against = None
@@ -73,6 +92,9 @@ def score(
         hidden,
         decoder.output_matrix,
         *arrays(batch.source, batch.target, batch.count),
+        temperature=rule.temperature,
+        top_k=rule.top_k,
+        top_p=rule.top_p,
         softcap=softcap,
         reference=against,
         entropy=entropy,
@@ -82,13 +104,24 @@ def score(
     def placed(values: Float[Array, "P"] | None) -> PerToken | None:
         return None if values is None else scatter(values, batch, shape)
 
+    value = values_at(model, hidden, batch) if isinstance(model, ActorCritic) else None
     return Scores(
         scatter(found.logp, batch, shape),
         placed(found.ref_logp),
         placed(found.entropy),
         placed(found.forward_kl),
         placed(found.reverse_kl),
+        placed(value),
     )
+
+
+def values_at(model: ActorCritic, hidden: Float[Array, "M D"], batch: Batch) -> Float[Array, " P"]:
+    """The critic's value of the state that each scored token is written in."""
+    source, count = arrays(batch.source, batch.count)
+    shards = count.shape[0]
+    # Sources are counted from the start of their shard.
+    everywhere = model.value(hidden).reshape(shards, -1)
+    return jnp.take_along_axis(everywhere, source.reshape(shards, -1), axis=1).reshape(-1)
 
 
 def flat_hidden(decoder: Decoder, batch: Batch, adapters: bool = True) -> Float[Array, "M D"]:
@@ -117,13 +150,16 @@ def as_responses(batch: Batch, ref_logp: PerToken | None) -> Responses:
     """The constants of a batch as an objective wants them.
 
     Args:
-        batch: packed groups.
+        batch: packed groups. Where it does not say which distribution drew its tokens, the
+            reference is taken to have.
         ref_logp: the reference's log-probabilities, nats; zeros stand in where there is none, for
             objectives that do not read them.
     """
     mask, reward, valid = arrays(batch.mask, batch.reward, batch.valid)
     ref = jnp.zeros(mask.shape, jnp.float32) if ref_logp is None else ref_logp
-    return Responses(mask, reward, ref, ref, valid=valid)
+    old = ref if batch.old_logp is None else jnp.asarray(batch.old_logp)
+    advantage = None if batch.advantage is None else jnp.asarray(batch.advantage)
+    return Responses(mask, reward, ref, old, advantage, valid)
 
 
 def score_rewards(model: RewardModel, batch: Batch) -> tuple[PerToken, Responses]:

@@ -31,7 +31,6 @@ OFFLINE_RECIPES: dict[str, Recipe] = {
 }
 
 
-
 def fresh(name: str, responses: int, **changes: Any) -> Recipe:
     """A recipe of the catalogue on so many fresh samples of each prompt."""
     recipe = RECIPES[name].with_collection(responses=responses)

@@ -1,16 +1,17 @@
-"""Training on data that already exist: Algorithm 1 with its collection done once, before.
+"""The inner half of Algorithm 1: step after step, whatever the batches come from.
 
-Every shape the run will meet is compiled; then one step follows the other, each on a batch that was
-built while the one before it ran, its numbers read one step late so that the device never waits. A
-run can be killed at any moment: it goes on, bit for bit, from its last checkpoint.
+A source hands over the batches of each step. Those of a fixed data set are built while the step
+before them runs; those of a policy that learns from its own samples cannot exist before the policy
+does. Numbers are read one step late so that the device never waits. A run can be killed at any
+moment: it goes on, bit for bit, from its last checkpoint.
 """
 
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -45,7 +46,8 @@ class Step:
         objective: what is minimised.
         state: an example of a state.
         sums: sums of nothing; its buffers are used up.
-        plan: which shapes there will be.
+        examples: a batch of each shape there will be.
+        cut: whether a step may consist of several batches.
         put: places a batch on the devices.
     """
 
@@ -56,16 +58,18 @@ class Step:
         objective: Any,
         state: TrainState,
         sums: Sums,
-        plan: Plan,
+        examples: Sequence[Batch],
+        *,
+        cut: bool,
         put: Put,
     ) -> None:
         self.learner, self.fixed, self.asked, self.sums = learner, fixed, objective, sums
         self.objective = jax.device_put(objective)
-        shapes = {shape(b): put(b) for cut in (False, True) for b in plan.examples(cut=cut)}
+        shapes = {shape(batch): put(batch) for batch in examples}
         # KTO compares every response with a mean over the whole step: one more pass where steps
         # are cut, before.
         whole = isinstance(objective, KTO) and objective.reference_point is None
-        self.two_passes = whole and bool(plan.pieces)
+        self.two_passes = whole and cut
         objective = self.relative_to(0.0) if self.two_passes else self.objective
         add, measure = jax.jit(learner.add, donate_argnums=0), jax.jit(learner.log_ratio)
         given = state.trainable, fixed
@@ -116,6 +120,65 @@ def shape(batch: Batch) -> tuple[tuple[int, ...], ...]:
     return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
 
 
+class Source(Protocol):
+    """Where the batches of each step come from; steps are counted from 1."""
+
+    @property
+    def stalls(self) -> int:
+        """How often a step had to wait for its batches though they could have been ready."""
+        ...
+
+    def waits(self, number: int) -> bool:
+        """Whether the batches of a step are made from the state before it."""
+        ...
+
+    def take(self, number: int, state: TrainState, stop: "Stop") -> list[Batch] | None:
+        """The batches of a step, on the devices; None if the run was stopped meanwhile."""
+        ...
+
+    def plan_at(self, number: int) -> tuple[Plan, int]:
+        """The plan a step belongs to, and which of its steps that is, counted from 0."""
+        ...
+
+    def close(self) -> None:
+        """Let go of whatever works ahead."""
+        ...
+
+
+class Stored:
+    """The batches of data that exist, made ready ahead.
+
+    Args:
+        plan: of all steps.
+        begin: steps taken before.
+        put: places a batch on the devices.
+    """
+
+    def __init__(self, plan: Plan, begin: int, put: Put) -> None:
+        self.plan, self.loader = plan, Loader(plan, begin, put)
+
+    @property
+    def stalls(self) -> int:
+        """How often the next step was not ready."""
+        return self.loader.stalls
+
+    def waits(self, number: int) -> bool:
+        """Never: data are data."""
+        return False
+
+    def take(self, number: int, state: TrainState, stop: "Stop") -> list[Batch] | None:
+        """The batches of the next step."""
+        return next(self.loader)
+
+    def plan_at(self, number: int) -> tuple[Plan, int]:
+        """There is one plan."""
+        return self.plan, number - 1
+
+    def close(self) -> None:
+        """End the loader's thread."""
+        self.loader.close()
+
+
 @dataclass(frozen=True)
 class Finished:
     """How a run ended.
@@ -133,12 +196,13 @@ class Finished:
 
 def run(
     prepared: Prepared,
-    plan: Plan,
+    source: Source,
     step: Step,
     state: TrainState,
-    put: Put,
     evaluate: Evaluate,
     *,
+    steps: int,
+    put: Put,
     saver: Saver,
     journal: Journal,
     bar: Bar,
@@ -147,11 +211,12 @@ def run(
 
     Args:
         prepared: what is being run.
-        plan: the batches of every step.
+        source: of the batches of every step; closed at the end.
         step: the compiled step.
         state: where to begin; its buffers are used up.
-        put: places a batch on the devices.
         evaluate: measures the held-out groups.
+        steps: of the run.
+        put: places a batch on the devices.
         saver: of checkpoints.
         journal: of metrics.
         bar: of progress.
@@ -160,30 +225,34 @@ def run(
         FloatingPointError: if a loss or gradient is not finite; names what was the first to go. The
             state before that step is saved.
     """
-    settings, steps = prepared.settings, plan.steps
-    begin = int(state.step)
-    clock = Clock(prepared, plan)
+    settings, number = prepared.settings, int(state.step)
+    clock = Clock(prepared)
     pending: tuple[int, Report] | None = None
+    asked: int | None = None
 
     def read(step: int, report: Report) -> None:
         totals, finite = jax.device_get(report)
         if not finite:
             raise NotFinite(step)
-        numbers, times = means(totals), clock.line() | {"stalls": batches.stalls}
+        numbers, times = means(totals), clock.line() | {"stalls": source.stalls}
         if is_multiple(step, settings.log.every) or step == steps:
             journal.write(step, "train", numbers, times)
         bar.show(step, numbers, times["tokens_per_second"])
 
-    with (
-        stop_requests() as stop,
-        Loader(plan, begin, put) as batches,
-        jax.transfer_guard("disallow"),
-    ):
-        number, asked = begin, None
+    with closing(source), stop_requests() as stop, jax.transfer_guard("disallow"):
         try:
-            for number, batch in enumerate(batches, begin + 1):
-                state, report = step(state, batch)
-                clock.tick(number)
+            while number < steps and asked is None:
+                if pending is not None and source.waits(number + 1):
+                    read(*pending)
+                    pending = None
+                batches = source.take(number + 1, state, stop)
+                if batches is None:
+                    asked = stop.signal
+                    saver.save(number, state)
+                    break
+                number += 1
+                state, report = step(state, batches)
+                clock.tick(*source.plan_at(number))
                 if pending is not None:
                     read(*pending)
                 pending = (number, report)
@@ -196,13 +265,11 @@ def run(
                     if look:
                         journal.write(number, "eval", evaluate(state.trainable), clock.line())
                     saver.save(number, state)
-                if asked is not None:
-                    break
         except NotFinite as found:
             state = replace(state, finite=jax.device_put(np.ones((), bool)))
             saver.save(found.step - 1, state)
             saver.close()
-            reason = explain(step, state, plan, found.step, put)
+            reason = explain(step, state, source, found.step, put)
             raise FloatingPointError(
                 f"step {found.step}: {reason} The state after step {found.step - 1} is kept in "
                 f"{saver.folder}. A lower --optimizer.learning-rate usually helps; give it with "
@@ -228,10 +295,11 @@ class NotFinite(Exception):
         self.step = step
 
 
-def explain(step: Step, state: TrainState, plan: Plan, number: int, put: Put) -> str:
+def explain(step: Step, state: TrainState, source: Source, number: int, put: Put) -> str:
     """Do a failed step again, piece by piece, and say what was the first to be not finite."""
+    plan, place = source.plan_at(number)
     with jax.transfer_guard("allow"):
-        for batch in plan.micro_batches(number - 1):
+        for batch in plan.micro_batches(place):
             given = state.trainable, step.fixed, put(batch)
             seen = step.learner.look(*given)
             for who, said in (("model", seen.logp), ("reference", seen.responses.ref_logp)):
@@ -278,22 +346,21 @@ class Clock:
 
     Args:
         prepared: what is being run.
-        plan: which groups a step has.
     """
 
-    def __init__(self, prepared: Prepared, plan: Plan) -> None:
-        self.plan, self.architecture = plan, prepared.architecture
+    def __init__(self, prepared: Prepared) -> None:
+        self.architecture = prepared.architecture
         self.peak = peak_flops(jax.devices())
         self.factor = training_factor(prepared.settings.adapters.rank > 0)
         self.began = time.monotonic()
         self.tokens, self.flops = 0, 0.0
 
-    def tick(self, number: int) -> None:
-        """Count a step that was dispatched."""
-        rows = self.plan.step_groups(number - 1)
-        self.tokens += int(self.plan.lengths[rows].sum())
+    def tick(self, plan: Plan, step: int) -> None:
+        """Count a step of a plan that was dispatched."""
+        rows = plan.step_groups(step)
+        self.tokens += int(plan.lengths[rows].sum())
         if self.peak is not None:
-            groups = [self.plan.groups[row] for row in rows]
+            groups = [plan.groups[row] for row in rows]
             forward = sum(forward_flops(self.architecture, group) for group in groups)
             self.flops += self.factor * forward
 

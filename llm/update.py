@@ -13,9 +13,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from llm.critic import with_value_loss
 from llm.data.packing import Batch
-from llm.model import Decoder, RewardModel, with_parameters
-from llm.scoring import as_responses, score, score_rewards
+from llm.model import ActorCritic, Decoder, RewardModel, with_parameters
+from llm.model.architecture import Architecture
+from llm.sampler.draws import Rule
+from llm.scoring import UNTOUCHED, Scores, as_responses, score, score_rewards
+from llm.settings import CriticSettings
 from objectives.pytrees import pytree
 from objectives.responses import PerToken, Responses, scored
 from objectives.terms import Terms, Weighted
@@ -70,11 +74,15 @@ class Seen(NamedTuple):
         logp: log-probabilities of the policy, nats; scores, where it is a reward model.
         responses: everything about the batch that is constant.
         metrics: what the pass over the batch measured whatever the objective.
+        counted: 1 for a token that is scored, else 0.
+        value: what the critic says, in units of the reward; None without one.
     """
 
     logp: PerToken
     responses: Responses
     metrics: dict[str, Weighted]
+    counted: PerToken
+    value: PerToken | None = None
 
 
 class Sums(NamedTuple):
@@ -108,14 +116,34 @@ class Learner:
         log_every: steps that one line of metrics sums up.
         base: whether the reference is the policy without its adapters.
         mesh: the devices the model is spread over.
+        rule: how responses are drawn from logits: the distribution that is trained.
+        critic: how an ``ActorCritic`` learns its values; None for any other module.
+
+    Raises:
+        ValueError: if one of ``module`` and ``critic`` has a critic and the other has not.
     """
 
-    module: Decoder | RewardModel
+    module: Decoder | RewardModel | ActorCritic
     transformation: optax.GradientTransformation
     rate: optax.Schedule
     log_every: int = 1
     base: bool = False
     mesh: jax.sharding.Mesh | None = None
+    rule: Rule = UNTOUCHED
+    critic: CriticSettings | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.module, ActorCritic) != (self.critic is not None):
+            raise ValueError(
+                f"module is a {type(self.module).__name__} and critic is {self.critic!r}; give "
+                "settings of a critic to an ActorCritic and to nothing else."
+            )
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the decoder's config says."""
+        module = self.module
+        return (module if isinstance(module, Decoder) else module.decoder).architecture
 
     def start(
         self, trainable: Parameters, fixed: Fixed, batch: Batch, objective: Any
@@ -136,28 +164,44 @@ class Learner:
         )
         return state, sums
 
-    def look(self, trainable: Parameters, fixed: Fixed, batch: Batch) -> Seen:
-        """Turn a batch into what an objective is given, and what else the pass has to say."""
-        values = fixed.frozen | trainable
-        if isinstance(self.module, RewardModel):
-            return Seen(*score_rewards(with_parameters(self.module, values), batch), {})
-        policy = with_parameters(self.module, values)
-        reference = policy if self.base else None
+    def judge(self, trainable: Parameters, fixed: Fixed, batch: Batch) -> Scores:
+        """What policy, reference and critic say of every scored token, under the rule.
+
+        For fresh responses, before the first step on them. Log-probabilities and the exact KLs of
+        the next-token distributions are in nats, values in units of the reward. What nobody is
+        there to say is None. The module must be a policy.
+        """
+        model: Any = with_parameters(self.module, fixed.frozen | trainable)
+        reference: Any = model if self.base else None
         if fixed.reference is not None:
             reference = with_parameters(self.module, fixed.reference)
-        found = score(policy, batch, reference=reference, mesh=self.mesh)
-        ref_logp = found.ref_logp
-        if ref_logp is None and batch.ref_logp is not None:
-            ref_logp = jnp.asarray(batch.ref_logp)
-        responses = as_responses(batch, ref_logp)
-        counted = (responses.mask & responses.exists[..., None]).astype(jnp.float32)
+        if isinstance(reference, ActorCritic):
+            reference = reference.decoder
+        found = score(model, batch, rule=self.rule, reference=reference, mesh=self.mesh)
+        if found.ref_logp is None and batch.ref_logp is not None:
+            found = found._replace(ref_logp=jnp.asarray(batch.ref_logp))
+        return found
+
+    def look(self, trainable: Parameters, fixed: Fixed, batch: Batch) -> Seen:
+        """Turn a batch into what an objective is given, and what else the pass has to say."""
+        if isinstance(self.module, RewardModel):
+            model = with_parameters(self.module, fixed.frozen | trainable)
+            scores, responses = score_rewards(model, batch)
+            return Seen(scores, responses, {}, counted_of(responses))
+        found = self.judge(trainable, fixed, batch)
+        responses = as_responses(batch, found.ref_logp)
+        counted = counted_of(responses)
         lengths = jnp.sum(counted, axis=-1)
         metrics = {"response_length": Weighted(lengths, (lengths > 0).astype(jnp.float32))}
-        for name in ("entropy", "forward_kl", "reverse_kl"):
-            values = getattr(found, name)
+        measured = {name: getattr(found, name) for name in ("forward_kl", "reverse_kl")}
+        if batch.old_logp is not None:
+            # At the first step on fresh responses, how far sampler and scorer disagree; later, how
+            # stale the responses are.
+            measured["off_policy"] = jnp.abs(found.logp - responses.old_logp)
+        for name, values in measured.items():
             if values is not None:
                 metrics[f"{name}_per_token"] = Weighted(jax.lax.stop_gradient(values), counted)
-        return Seen(found.logp, responses, metrics)
+        return Seen(found.logp, responses, metrics, counted, found.value)
 
     def terms(self, trainable: Parameters, fixed: Fixed, batch: Batch, objective: Any) -> Terms:
         """The objective on a batch, with the metrics that every objective shares.
@@ -167,12 +211,22 @@ class Learner:
             fixed: the rest of the model, and the reference.
             batch: packed groups.
             objective: any of ``objectives``; for a reward model, one of differences of scores.
+
+        Raises:
+            ValueError: if there is a critic, and the objective's unit is not the token or the
+                batch lacks what a critic learns from.
         """
         seen = self.look(trainable, fixed, batch)
         terms = objective(seen.logp, seen.responses)
-        # A log-ratio to nothing is not called one.
+        if self.critic is not None and seen.value is not None:
+            terms = with_value_loss(terms, seen.value, batch, seen.counted, self.critic)
+        # A log-ratio to nothing is not called one, and there is no KL to nothing.
         what = self.compared(fixed, batch)
-        metrics = {name.replace("log_ratio", what): m for name, m in terms.metrics.items()}
+        metrics = {
+            name.replace("log_ratio", what): metric
+            for name, metric in terms.metrics.items()
+            if what == "log_ratio" or name != "kl_to_reference"
+        }
         return replace(terms, metrics=metrics | seen.metrics)
 
     def compared(self, fixed: Fixed, batch: Batch) -> str:
@@ -252,3 +306,8 @@ class Learner:
             finite=finite,
         )
         return after, jax.tree.map(jnp.zeros_like, sums), Report(totals, finite)
+
+
+def counted_of(responses: Responses) -> PerToken:
+    """1 for a token that is scored, else 0."""
+    return (responses.mask & responses.exists[..., None]).astype(jnp.float32)

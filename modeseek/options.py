@@ -5,16 +5,24 @@ is mirrored by a plain dataclass with the same field names, whose types come fro
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, Literal, get_args, get_origin
 
 MIRRORS: dict[type, type] = {}
 
 
-def mirror(value: Any) -> Any:
-    """A plain dataclass instance with the fields of a frozen value, ready for tyro."""
+def mirror(value: Any, leave: Collection[str] = ()) -> Any:
+    """A plain dataclass instance with the fields of a frozen value, ready for tyro.
+
+    Args:
+        value: to be mirrored.
+        leave: fields that get no flag.
+    """
     cls = type(value)
     fields = []
     for field in dataclasses.fields(cls):
+        if field.name in leave:
+            continue
         current = getattr(value, field.name)
         plain = mirror(current) if dataclasses.is_dataclass(current) else current
         fields.append((field.name, plain_type(field.type, plain), dataclasses.field(default=plain)))

@@ -100,11 +100,12 @@ def run_modeseek(task: DPOTask) -> dict[str, Any]:
                 found = [logp[b, n, : len(y)] for n, y in enumerate(groups[row].responses)]
                 known.append(np.concatenate(found))
     reference = time.perf_counter() - began
-    plan = plan.with_reference(known)
+    plan = plan.with_known(ref_logp=known)
 
-    example = jax.device_put((plan.examples(cut=False) + plan.examples(cut=True))[0])
+    examples, cut = plan.examples(cut=False) + plan.examples(cut=True), bool(plan.pieces)
+    example = jax.device_put(examples[0])
     state, sums = jax.jit(learner.start)(values, fixed, example, objective)
-    step = Step(learner, fixed, objective, state, sums, plan, jax.device_put)
+    step = Step(learner, fixed, objective, state, sums, examples, cut=cut, put=jax.device_put)
     losses, seconds = [], []
     for number in range(task.steps):
         began = time.perf_counter()

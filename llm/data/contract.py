@@ -21,6 +21,9 @@ TAIL = 8
 """Tokens at the end of a prompt that are compared with its text."""
 
 REMEDIES = {
+    "no prompt": "give the row something to answer",
+    "no response": "an offline recipe learns from responses: use data that hold them, or an online "
+    "recipe, which answers prompts itself",
     "empty response": "give it text",
     "nothing to score": "give the row a prompt, or a longer response",
     "double BOS": "take the BOS out of the text or of the chat template; the tokenizer adds one",
@@ -36,7 +39,7 @@ REMEDIES = {
 }
 """Everything that is looked for, and what to do about it."""
 
-OF_THE_RUN = ("no pair", "unknown token", "missing EOS")
+OF_THE_RUN = ("no response", "no pair", "unknown token", "missing EOS")
 """Findings about how data, model and recipe fit: leaving out rows does not mend them."""
 
 
@@ -58,6 +61,7 @@ class Contract:
         vocab_size: ids of the model are below this; None if there is no model.
         max_length: most tokens of a prompt with one response; None if there is no limit.
         pairs: whether the recipe compares the responses to a prompt.
+        prompts_only: whether the model writes the responses itself, so that there are none.
     """
 
     eos: int
@@ -65,6 +69,7 @@ class Contract:
     vocab_size: int | None = None
     max_length: int | None = None
     pairs: bool = False
+    prompts_only: bool = False
 
 
 def examine(
@@ -101,12 +106,25 @@ def examine(
             found.append(("missing EOS", f"{name} does not end"))
         if contract.max_length is not None and whole > contract.max_length:
             found.append(("too long", f"{name} with its prompt has {whole} tokens"))
-    found += compared(group, contract)
+    found += alone(group, contract) if contract.prompts_only else compared(group, contract)
+    found += unknown(group, contract)
     return [Finding(kind, group.where, detail) for kind, detail in found]
+
+
+def alone(group: Group, contract: Contract) -> list[tuple[str, str]]:
+    """Findings about a prompt that the model itself shall answer."""
+    size = len(group.prompt)
+    if not size:
+        return [("no prompt", "it is empty")]
+    if contract.max_length is not None and size >= contract.max_length:
+        return [("too long", f"the prompt has {size} tokens, which leaves no room for an answer")]
+    return []
 
 
 def compared(group: Group, contract: Contract) -> list[tuple[str, str]]:
     """Findings about the responses of a group as a whole."""
+    if not group.responses:
+        return [("no response", "there is a prompt alone")]
     found = []
     ratings: dict[bytes, float] = {}
     for ids, reward in zip(group.responses, group.rewards.tolist(), strict=True):
@@ -119,12 +137,17 @@ def compared(group: Group, contract: Contract) -> list[tuple[str, str]]:
         found.append(("rating not finite", f"ratings are {group.rewards.tolist()}"))
     if contract.pairs and len(group.responses) < 2:
         found.append(("no pair", "there is one response"))
-    if contract.vocab_size is not None:
-        highest = max(int(ids.max(initial=0)) for ids in (group.prompt, *group.responses))
-        if highest >= contract.vocab_size:
-            detail = f"id {highest}, but the model knows {contract.vocab_size} tokens"
-            found.append(("unknown token", detail))
     return found
+
+
+def unknown(group: Group, contract: Contract) -> list[tuple[str, str]]:
+    """A finding for ids that the model has no embedding of."""
+    if contract.vocab_size is None:
+        return []
+    highest = max(int(ids.max(initial=0)) for ids in (group.prompt, *group.responses))
+    if highest < contract.vocab_size:
+        return []
+    return [("unknown token", f"id {highest}, but the model knows {contract.vocab_size} tokens")]
 
 
 def content(turns: Iterable[dict[str, Any]]) -> str:
@@ -134,7 +157,9 @@ def content(turns: Iterable[dict[str, Any]]) -> str:
 
 def lost_tail(example: Example, group: Group, tokenizer: Any) -> bool:
     """Whether the last tokens of a text prompt say something else than its end."""
-    ids = [token for token in group.prompt[-TAIL:].tolist() if token != tokenizer.bos_token_id]
+    ids = group.prompt[-TAIL:].tolist()
+    while tokenizer.bos_token_id in ids:  # the tokenizer's, or a turn's end that the text spells
+        ids = ids[ids.index(tokenizer.bos_token_id) + 1 :]
     if not isinstance(example.prompt, str) or tokenizer.unk_token_id in ids:
         return False
     # The first of these tokens may be the second half of a character.
@@ -205,10 +230,9 @@ class Summary:
 
     def sentences(self) -> list[str]:
         """The counts, and a warning for each that is not zero."""
-        lines = [
-            f"{self.groups:,} prompts, {self.responses:,} responses, {self.tokens:,} tokens, of "
-            f"which {self.scored:,} are scored"
-        ]
+        counts = f"{self.groups:,} prompts, {self.responses:,} responses, {self.tokens:,} tokens"
+        alone = f"{self.groups:,} prompts to answer, {self.tokens:,} tokens"
+        lines = [f"{counts}, of which {self.scored:,} are scored" if self.responses else alone]
         for many, of, what in (
             (self.shortened_prompts, self.groups, "prompts lost their oldest tokens"),
             (self.cut_responses, self.responses, "responses lost their end and EOS"),

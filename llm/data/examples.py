@@ -3,7 +3,8 @@
 Every file format and every column layout becomes one of two things. An ``Example`` is a prompt with
 one or more rated responses, still as text or as chat messages. A ``Group`` is the same thing in
 token ids. A preference pair is a group of two responses rated 1 and 0; a demonstration is a group
-of one; N rated samples are a group of N. Nothing downstream knows more schemas than that.
+of one; N rated samples are a group of N; a prompt that the model itself shall answer is a group of
+none. Nothing downstream knows more schemas than that.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Example:
 
     Attributes:
         prompt: text, or the chat messages before the answer.
-        responses: each a text, or the chat messages of one answer.
+        responses: each a text, or the chat messages of one answer; none for a prompt alone.
         rewards: of each response; higher is better. A preferred response has 1, the other 0.
         where: file and row it was read from, for messages.
     """
@@ -45,7 +46,8 @@ class Group:
 
     Attributes:
         prompt: what the responses are conditioned on; it is never scored.
-        responses: scored tokens; each ends with EOS unless it was cut to fit.
+        responses: scored tokens; each ends with EOS unless it was cut to fit. None for a prompt
+            alone.
         rewards: of each response; higher is better.
         where: file and row it was read from, for messages.
         lost_prompt: tokens taken from the front of the prompt to make it fit.

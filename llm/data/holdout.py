@@ -42,6 +42,6 @@ def hold_out(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Gro
 
 
 def key(group: Group, seed: int) -> bytes:
-    """A hash of a prompt. One that says nothing (at most BOS) stands for its response."""
-    said = group.prompt if len(group.prompt) > 1 else group.responses[0]
+    """A hash of a prompt. One that says nothing (at most BOS) stands for its response, if any."""
+    said = group.prompt if len(group.prompt) > 1 or not group.responses else group.responses[0]
     return hashlib.sha256(seed.to_bytes(8, "little", signed=True) + said.tobytes()).digest()

@@ -16,8 +16,9 @@ Key to the axes: R rows, S positions in a row, B groups, N responses, T response
 tokens; all of them count over the shards of the batch, one run of each after the other.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
@@ -74,6 +75,10 @@ class Batch:
         last: position of each response's last token, r*S + s over the rows of the whole batch.
         example: row of the data set each group came from; -1 for padding.
         ref_logp: the reference's log-probability of each scored token, nats, where it is known.
+        old_logp: that of the distribution which drew the token, nats, where it was drawn.
+        advantage: of each scored token, where it was estimated when the responses were written.
+        old_value: the critic's value of the state each token was written in, as it was then.
+        returns: what the critic's value is to come to.
     """
 
     tokens: Int[Array | np.ndarray, "R S"]
@@ -90,6 +95,18 @@ class Batch:
     last: Int[Array | np.ndarray, "B N"]
     example: Int[Array | np.ndarray, " B"]
     ref_logp: Float[Array | np.ndarray, "B N T"] | None = None
+    old_logp: Float[Array | np.ndarray, "B N T"] | None = None
+    advantage: Float[Array | np.ndarray, "B N T"] | None = None
+    old_value: Float[Array | np.ndarray, "B N T"] | None = None
+    returns: Float[Array | np.ndarray, "B N T"] | None = None
+
+
+KNOWN = ("ref_logp", "old_logp", "advantage", "old_value", "returns")
+"""What a batch may say of every scored token, beside what the token is."""
+Known: TypeAlias = Mapping[str, Sequence[Float32[np.ndarray, "_"]]]
+"""For each of these names and each group of a data set, one number for every token of the group's
+responses, one response after the other."""
+NOTHING: Known = MappingProxyType({})
 
 
 class Layout(NamedTuple):
@@ -174,7 +191,7 @@ def pack(
     shape: Shape,
     *,
     share_prompt: bool = True,
-    ref_logp: Sequence[Float32[np.ndarray, "_"]] | None = None,
+    known: Known = NOTHING,
 ) -> Batch:
     """Build a batch whose places have been decided.
 
@@ -183,13 +200,16 @@ def pack(
         shards: for each shard, where its groups go; they keep this order in [B, N, T].
         shape: of one shard.
         share_prompt: see ``lay_out``.
-        ref_logp: for each group of the data set, one number for every token of its responses, one
-            response after the other, nats.
+        known: what is known of every token of the data set's responses.
 
     Returns:
         The batch, ready for a device.
+
+    Raises:
+        ValueError: if a batch has no place for one of the names.
     """
-    batch = empty_batch(len(shards), shape, with_reference=ref_logp is not None)
+    batch = empty_batch(len(shards), shape, known)
+    given = [(getattr(batch, name).reshape(-1), numbers) for name, numbers in known.items()]
     positions = shape.rows * shape.length
     for shard, places in enumerate(shards):
         used = [0] * shape.rows
@@ -212,8 +232,8 @@ def pack(
             slot = (b * shape.responses + layout.response) * shape.tokens + layout.step
             batch.slot[these] = slot
             batch.mask.reshape(-1)[slot] = True
-            if batch.ref_logp is not None and ref_logp is not None:
-                batch.ref_logp.reshape(-1)[slot] = ref_logp[place.example][layout.order]
+            for flat, numbers in given:
+                flat[slot] = numbers[place.example][layout.order]
 
             many = len(group.responses)
             batch.reward[b, :many] = group.rewards
@@ -224,8 +244,20 @@ def pack(
     return batch
 
 
-def empty_batch(shards: int, shape: Shape, with_reference: bool = False) -> Batch:
-    """A batch of nothing but padding, in arrays to write into."""
+def empty_batch(shards: int, shape: Shape, known: Collection[str] = ()) -> Batch:
+    """A batch of nothing but padding, in arrays to write into.
+
+    Args:
+        shards: runs of equal shape that it is made of.
+        shape: of one shard.
+        known: names of what it will say of every scored token.
+
+    Raises:
+        ValueError: if a batch has no place for one of the names.
+    """
+    strange = sorted(set(known) - set(KNOWN))
+    if strange:
+        raise ValueError(f"known has {strange}; a batch has places for {list(KNOWN)} alone.")
     rows = (shards * shape.rows, shape.length)
     cells = (shards * shape.groups, shape.responses)
     grid = (*cells, shape.tokens)
@@ -244,7 +276,7 @@ def empty_batch(shards: int, shape: Shape, with_reference: bool = False) -> Batc
         valid=np.zeros(cells, bool),
         last=np.zeros(cells, np.int32),
         example=np.full(cells[0], -1, np.int32),
-        ref_logp=np.zeros(grid, np.float32) if with_reference else None,
+        **{name: np.zeros(grid, np.float32) for name in known},
     )
 
 

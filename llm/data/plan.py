@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -22,7 +22,7 @@ from jaxtyping import Float32, Float64, Int64
 from llm.data.cutting import Piece, Size, cut, deal, price, rows_needed
 from llm.data.examples import Group, PackingSettings
 from llm.data.order import Visit
-from llm.data.packing import Batch, Shape, empty_batch, pack, run_length
+from llm.data.packing import Batch, Known, Shape, empty_batch, pack, run_length
 
 LANE = 64
 """Rows are a multiple of this long: what matrix units like, and coarse enough to share."""
@@ -52,8 +52,8 @@ class Plan:
         pieces: which of them hold a part of a step that was cut.
         micro_batches_per_step: mean over the run.
         padding: share of positions that hold no token, over the run.
-        ref_logp: for each group one number for every token of its responses, one response after
-            the other: the reference's log-probabilities in nats, where they are known.
+        known: what is known of every token of the groups' responses, such as the reference's
+            log-probabilities.
     """
 
     groups: Sequence[Group]
@@ -68,7 +68,7 @@ class Plan:
     pieces: frozenset[int] = frozenset()
     micro_batches_per_step: float = 1.0
     padding: float = 0.0
-    ref_logp: Sequence[Float32[np.ndarray, "_"]] | None = None
+    known: Known = field(default_factory=dict)
 
     def micro_batches(self, step: int) -> list[Batch]:
         """The batches of a step, counted from 0; what is summed over them is summed over it."""
@@ -79,7 +79,7 @@ class Plan:
                 piece.shards,
                 self.shapes[piece.shape],
                 share_prompt=share,
-                ref_logp=self.ref_logp,
+                known=self.known,
             )
             for piece in self.cut(step)
         ]
@@ -100,12 +100,17 @@ class Plan:
             cut: as a part of a step, or else as the whole of one.
         """
         used = self.pieces if cut else self.whole
-        known = self.ref_logp is not None
-        return [empty_batch(self.shards, self.shapes[number], known) for number in sorted(used)]
+        names = tuple(self.known)
+        return [empty_batch(self.shards, self.shapes[number], names) for number in sorted(used)]
 
-    def with_reference(self, ref_logp: Sequence[Float32[np.ndarray, "_"]]) -> "Plan":
-        """The same plan with the reference's log-probabilities in every batch."""
-        return dataclasses.replace(self, ref_logp=ref_logp)
+    def with_known(self, **numbers: Sequence[Float32[np.ndarray, "_"]]) -> "Plan":
+        """The same plan with more said of every token in every batch.
+
+        Args:
+            numbers: by the names of ``packing.KNOWN``; for each group one number for every token
+                of its responses, one response after the other.
+        """
+        return dataclasses.replace(self, known={**self.known, **numbers})
 
 
 def make_plan(

@@ -10,6 +10,7 @@ later by what they are.
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def tokenize(
     context: int | None = None,
     vocab_size: int | None = None,
     pairs: bool = False,
+    prompts_only: bool = False,
     say: Callable[[str], None] = silent,
 ) -> list[Group]:
     """Turn examples into token ids and hold them to the contract.
@@ -46,6 +48,9 @@ def tokenize(
         context: most tokens the model can read; None if there is no model.
         vocab_size: ids of the model are below this; None if there is no model.
         pairs: whether the recipe compares responses to one prompt.
+        prompts_only: leave out the responses the examples may have, because the model will write
+            its own. A prompt is then cut to ``settings.max_prompt_length``, or to half the context
+            where that is not given.
         say: told what is worth knowing, a sentence at a time.
 
     Returns:
@@ -56,7 +61,13 @@ def tokenize(
             contract, all of them in one message.
     """
     groups, findings = judge(
-        examples, tokenizer, settings, context=context, vocab_size=vocab_size, pairs=pairs
+        examples,
+        tokenizer,
+        settings,
+        context=context,
+        vocab_size=vocab_size,
+        pairs=pairs,
+        prompts_only=prompts_only,
     )
     kept = [groups[number] for number in enforce(findings, settings.bad_rows == "drop")]
     if len(kept) < len(groups):
@@ -74,6 +85,7 @@ def judge(
     context: int | None = None,
     vocab_size: int | None = None,
     pairs: bool = False,
+    prompts_only: bool = False,
 ) -> tuple[list[Group], list[list[Finding]]]:
     """Turn examples into token ids and say what is wrong with each, nothing for a good one.
 
@@ -87,6 +99,8 @@ def judge(
             "the tokenizer has no EOS token, so no response could end. Name one as `eos_token` in "
             "its tokenizer_config.json."
         )
+    if prompts_only:
+        examples = [replace(example, responses=(), rewards=()) for example in examples]
     limit = length_limit(settings, context)
     groups = render(examples, tokenizer, settings, limit)
     contract = Contract(
@@ -95,6 +109,7 @@ def judge(
         vocab_size=vocab_size,
         max_length=limit,
         pairs=pairs,
+        prompts_only=prompts_only,
     )
     # In a chat the template writes the end of the prompt.
     reader = None if settings.chat or settings.template is not None else tokenizer
@@ -297,7 +312,7 @@ def fit_group(
 ) -> Group:
     """Cut what is too long: a prompt keeps its BOS and its end, a response its beginning."""
     whole = len(prompt)
-    longest = max(map(len, responses))
+    longest = max(map(len, responses), default=limit or 0)
     room = settings.max_prompt_length
     if room is None and limit is not None:
         room = max(limit - longest, limit // 2)

@@ -2,8 +2,9 @@
 
 Preference data come as prompt/chosen/rejected in text or in chat messages, as two transcripts with
 a common beginning, as responses with ratings or with a thumb up or down; demonstrations come as
-prompt/completion, as messages, as instructions or as plain text. A layout is recognised by the
-names of its columns, and a row that breaks it says which field and what would do.
+prompt/completion, as messages, as instructions or as plain text. Prompts may also come alone, for a
+model to answer. A layout is recognised by the names of its columns, and a row that breaks it says
+which field and what would do.
 """
 
 import math
@@ -15,6 +16,9 @@ from llm.data.examples import Example, Message
 Fields = Mapping[str, Any]
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+# How the authors of 2404.14367 write a conversation for Pythia.
+ANSWER, END = "<|assistant|>", "<|endoftext|>"
 
 RESPONSES = ("responses", "completions")
 RATINGS = ("rewards", "scores", "ratings")
@@ -136,6 +140,20 @@ def read_transcript(row: Fields, where: str) -> Example:
     return Example(pair[0][:cut], (pair[0][cut:], pair[1][cut:]), (1.0, 0.0), where)
 
 
+def read_relabeled(row: Fields, where: str) -> Example:
+    """Two texts that repeat the prompt and end the turn, one preferred (relabeled AlpacaFarm)."""
+    prompt = text(row, "prompt")
+    pair = tuple(answered(row, field, prompt) for field in ("y_w", "y_l"))
+    return Example(prompt, pair, (1.0, 0.0), where)
+
+
+def answered(row: Fields, field: str, prompt: str) -> str:
+    """What a text that repeats its prompt adds to it, without the marker that ends the turn."""
+    whole = text(row, field)
+    said = whole.removeprefix(prompt) if whole.startswith(prompt) else whole.split(ANSWER)[-1]
+    return said.split(END)[0]
+
+
 def read_completion(row: Fields, where: str) -> Example:
     """A prompt and the one response to imitate."""
     prompt, response = prompt_and_response(row)
@@ -214,6 +232,15 @@ def read_instruction_preference(row: Fields, where: str) -> Example:
     return Example(instruction(row), pair, (1.0, 0.0), where)
 
 
+def read_prompt(row: Fields, where: str) -> Example:
+    """A prompt alone, text or chat; an instruction, perhaps with an input, is one too."""
+    if "prompt" not in row and "instruction" in row:
+        return Example(instruction(row), (), (), where)
+    if not is_chat(row.get("prompt")):
+        return Example(text(row, "prompt"), (), (), where)
+    return Example(messages(row, "prompt"), (), (), where)
+
+
 def read_text(row: Fields, where: str) -> Example:
     """Plain text, all of it to imitate."""
     return Example("", (text(row, "text"),), (1.0,), where)
@@ -225,12 +252,14 @@ SCHEMAS: dict[str, Schema] = {
     "instruction_preference": Schema(
         "instruction, [input,] chosen, rejected", read_instruction_preference
     ),
+    "relabeled_alpacafarm": Schema("prompt, y_w, y_l", read_relabeled),
     "rated": Schema("prompt, responses, rewards", read_rated),
     "kto": Schema("prompt, completion, label", read_kto),
     "completion": Schema("prompt, completion", read_completion),
     "messages": Schema("messages", read_messages),
     "instruction": Schema("instruction, [input,] output", read_instruction),
     "text": Schema("text", read_text),
+    "prompt": Schema("prompt or instruction, [input] (to be answered)", read_prompt),
 }
 """Every layout by name."""
 
@@ -247,6 +276,8 @@ def detect(row: Fields, where: str) -> str:
         if "prompt" in has or not isinstance(row["chosen"], str):
             return "preference"
         return "instruction_preference" if "instruction" in has else "transcript"
+    if {"prompt", "y_w", "y_l"} <= has:
+        return "relabeled_alpacafarm"
     if "prompt" in has and has & set(RESPONSES):
         return "rated"
     if "prompt" in has and completion:
@@ -255,6 +286,8 @@ def detect(row: Fields, where: str) -> str:
         ("messages", {"messages"}),
         ("instruction", {"instruction", "output"}),
         ("text", {"text"}),
+        ("prompt", {"prompt"}),
+        ("prompt", {"instruction"}),
     ):
         if columns <= has:
             return name

@@ -229,8 +229,13 @@ def hub_rows(source: str, split: str | None) -> Iterator[Row]:
 
     name, _, config = source.partition(":")
     try:
-        found = datasets.load_dataset(name, config or None, split=split)
-    except (OSError, ValueError) as error:
+        try:
+            found = datasets.load_dataset(name, config or None, split=split)
+        except RuntimeError as error:
+            if "script" not in str(error):
+                raise
+            found = converted(name, config, split)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise OSError(
             f"{source} is no file or folder here and could not be read from the Hub: {reason[0]}"
@@ -238,3 +243,20 @@ def hub_rows(source: str, split: str | None) -> Iterator[Row]:
     if isinstance(found, dict):
         found = found[choose_split([str(key) for key in found], split, source)]
     return numbered(found, name)
+
+
+def converted(name: str, config: str, split: str | None) -> Any:
+    """A data set whose rows come out of a script, which nobody runs: the Hub's own parquet copy.
+
+    Raises:
+        ValueError: without a configuration and a split; the copy has a folder for each.
+    """
+    import datasets
+
+    if not config or split is None:
+        raise ValueError(
+            "its rows come out of a script, which is never run; to read the Hub's parquet copy, "
+            "name the configuration (org/name:config) and --reading.split."
+        )
+    files = f"hf://datasets/{name}@~parquet/{config}/{split}/*.parquet"
+    return datasets.load_dataset("parquet", data_files={split: files}, split=split)

@@ -23,12 +23,14 @@ from llm.logprobs.vocabulary import (
     Normalisers,
     TokenStatistics,
     across_slices,
+    drawn_from,
     logit_cotangent,
     logits,
     product,
     wide,
     within_slice,
 )
+from llm.sampler.draws import Rule
 
 Reference: TypeAlias = tuple[Float[Array, "M E"], Float[Array, "V E"]]
 
@@ -45,6 +47,7 @@ class Layout:
         chunk: tokens whose logits exist at a time.
         softcap: bound of the logits, or None.
         entropy: whether it is asked for.
+        rule: which words can be drawn, or None for all.
         mesh: devices that tokens and vocabulary are spread over, or None.
         sliced: whether each device has a slice of the vocabulary, or all of it.
     """
@@ -52,6 +55,7 @@ class Layout:
     chunk: int
     softcap: float | None
     entropy: bool
+    rule: Rule | None
     mesh: Mesh | None
     sliced: bool
 
@@ -116,7 +120,7 @@ def forward_pass(layout: Layout, inputs: Inputs) -> tuple[TokenStatistics, Norma
         ref_z = None
         if reference is not None:
             ref_z, _ = logits_of(layout, chunk, reference, inputs.scale)
-        found = within_slice(z, ref_z, chunk.word, entropy=layout.entropy)
+        found = within_slice(z, ref_z, chunk.word, entropy=layout.entropy, rule=layout.rule)
         return jax.tree.map(
             lambda into, x: lax.dynamic_update_slice(into, x, (i * layout.chunk,)), written, found
         )
@@ -124,7 +128,7 @@ def forward_pass(layout: Layout, inputs: Inputs) -> tuple[TokenStatistics, Norma
     empty = jnp.zeros(tokens.real.shape, wide(inputs.hidden))
     compared = None if reference is None else empty
     blank = TokenStatistics(empty, empty if layout.entropy else None, compared, compared, compared)
-    blanks = (blank, Normalisers(empty, compared))
+    blanks = (blank, Normalisers(empty, compared, None if layout.rule is None else empty))
     written = lax.fori_loop(0, chunks(layout, inputs), of_chunk, blanks)
     if layout.sliced:
         written = across_slices(*written)
@@ -165,7 +169,9 @@ def backward_pass(
         if reference is not None:
             ref_z, _ = logits_of(layout, chunk, reference, inputs.scale)
             ref_logp = ref_z - norm.ref_lse[:, None]
-        dz = logit_cotangent(z - norm.lse[:, None], ref_logp, chunk.word, known, g)
+        lse = norm.lse if layout.rule is None else norm.drawn_lse
+        drawn = drawn_from(z, chunk.word, lse, layout.rule)
+        dz = logit_cotangent(drawn, z - norm.lse[:, None], ref_logp, chunk.word, known, g)
         dz = (dz * slope).astype(inputs.hidden.dtype)
         dhidden, dmatrix = sums
         if dhidden is not None:

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from llm.logprobs.chunks import ROWS, Inputs, Layout, Reference, Wanted, backward_pass, forward_pass
 from llm.logprobs.vocabulary import VOCABULARY, TokenStatistics, wide
+from llm.sampler.draws import Rule
 from objectives.hyperparameters import Number
 
 BLOCK_BYTES = 16 * 2**20
@@ -47,6 +48,8 @@ def token_logprobs(
     count: Int[Array, "shards"],
     *,
     temperature: Number = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
     softcap: float | None = None,
     reference: Reference | None = None,
     entropy: bool = False,
@@ -71,6 +74,11 @@ def token_logprobs(
             and ``source`` counts from the start of its run.
         temperature: divides the logits of policy and reference alike; may be traced, and no
             gradient flows to it.
+        top_k: only the k likeliest words can be drawn; 0 for all.
+        top_p: only the likeliest words that together reach this probability can be drawn, after
+            ``top_k``. Which words those are is read off the logits of policy and reference, each
+            its own, as the sampler does; the target is always among them. The divergences are
+            those of the whole distributions, since of truncated ones they may be infinite.
         softcap: c, the bound of the logits of a model trained with one, on both sides.
         reference: hidden states and output matrix of the reference; no gradient flows to them.
         entropy: also return the entropy.
@@ -82,8 +90,9 @@ def token_logprobs(
         Per scored token, in nats; what needs a reference is None without one.
 
     Raises:
-        ValueError: if chunk, softcap or temperature is not positive, or the mesh does not cut the
-            tokens evenly.
+        ValueError: if chunk, softcap or temperature is not positive, top_k or top_p makes no
+            sense or meets a vocabulary spread over devices, or the mesh does not cut the tokens
+            evenly.
     """
     for name, value in (("temperature", temperature), ("softcap", softcap), ("chunk", chunk)):
         if value is not None and not isinstance(value, Tracer) and not value > 0:
@@ -91,6 +100,7 @@ def token_logprobs(
     require_even_runs(mesh, count.shape[0], {"hidden": hidden, "source": source, "target": target})
     slices = 1 if mesh is None else mesh.shape[VOCABULARY]
     sliced = matrix.shape[0] % slices == 0
+    rule = truncating(top_k, top_p, slices if sliced else 1)
     if chunk is None:
         platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
         chunk = default_chunk(matrix.shape[0] // (slices if sliced else 1), platform)
@@ -98,11 +108,33 @@ def token_logprobs(
         chunk=max(min(chunk, source.shape[0] // count.shape[0]), 1),
         softcap=softcap,
         entropy=entropy,
+        rule=rule,
         mesh=mesh,
         sliced=mesh is not None and sliced,
     )
     scale = lax.stop_gradient(1 / jnp.asarray(temperature, wide(hidden)))
     return statistics(layout, hidden, matrix, reference, scale, source, target, count)
+
+
+def truncating(top_k: int, top_p: float, slices: int) -> Rule | None:
+    """The rule that excludes words, or None where there is none.
+
+    Raises:
+        ValueError: if it makes no sense, or if no device sees the words it would choose among.
+    """
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}; it must be at least 0, which is all words.")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; it must be greater than 0 and at most 1.")
+    if top_k == 0 and top_p == 1:
+        return None
+    if slices > 1:
+        raise ValueError(
+            f"top_k is {top_k} and top_p is {top_p}, and the vocabulary is spread over {slices} "
+            "devices, none of which sees the words to choose among; leave both out, or give "
+            "--mesh.tensor 1."
+        )
+    return Rule(1.0, top_k, top_p)
 
 
 def require_even_runs(mesh: Mesh | None, shards: int, lists: dict[str, Array]) -> None:

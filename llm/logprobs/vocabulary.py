@@ -7,6 +7,9 @@ KL. So devices exchange a few numbers per token, once, and the loop over chunks 
 to wait. Two logits of the same token are compared only after the largest of each has been taken
 off, which leaves no small difference of large numbers.
 
+A sampler may draw from fewer words than there are. What is trained is what is sampled: the words
+that a rule excludes have no probability here either, and the others share what is left.
+
 Key to the axes: C tokens of a chunk, V words of a slice of the vocabulary, P scored tokens.
 """
 
@@ -14,7 +17,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from llm.sampler.draws import Rule, truncated
 
 VOCABULARY = "tensor"
 """Axis of the mesh that the vocabulary is spread over."""
@@ -29,8 +34,9 @@ class TokenStatistics(NamedTuple):
     Attributes:
         logp: log pi(target).
         entropy: of the distribution the target was drawn from.
-        forward_kl: KL(reference || policy) of that distribution. *Mass-covering* if minimised.
-        reverse_kl: KL(policy || reference). *Mode-seeking* if minimised.
+        forward_kl: KL(reference || policy) of that distribution before any truncation, after which
+            it could be infinite. *Mass-covering* if minimised.
+        reverse_kl: KL(policy || reference), likewise. *Mode-seeking* if minimised.
         ref_logp: the reference's log-probability of the target.
     """
 
@@ -47,10 +53,12 @@ class Normalisers(NamedTuple):
     Attributes:
         lse: the policy's.
         ref_lse: the reference's.
+        drawn_lse: the policy's over the words that can be drawn, where not all can.
     """
 
     lse: Float[Array, "P"]
     ref_lse: Float[Array, "P"] | None = None
+    drawn_lse: Float[Array, "P"] | None = None
 
 
 def wide(x: Array) -> jnp.dtype:
@@ -111,6 +119,16 @@ class Relative(NamedTuple):
         z = jnp.take_along_axis(self.z, column, axis=1)[:, 0]
         return jnp.where(inside, z - self.norm, -jnp.inf)
 
+    def among(self, words: Bool[Array, "C V"]) -> "Relative":
+        """The same logits where only some words can be drawn."""
+        weight = jnp.where(words, self.weight, 0)
+        return self._replace(weight=weight, total=jnp.sum(weight, axis=1))
+
+    def drawable(self, target: Int[Array, "C"], rule: Rule) -> Bool[Array, "C V"]:
+        """The words that a rule keeps, and the target: it was drawn when the logits were others."""
+        kept = truncated(self.weight.astype(jnp.float32), rule) > 0
+        return kept | (target[:, None] == jnp.arange(self.z.shape[1])[None, :])
+
 
 def relative(logits: Block) -> Relative:
     """Logits prepared for sums that neither overflow nor cancel."""
@@ -121,7 +139,12 @@ def relative(logits: Block) -> Relative:
 
 
 def within_slice(
-    logits: Block, ref_logits: Block | None, word: Int[Array, "C"], *, entropy: bool
+    logits: Block,
+    ref_logits: Block | None,
+    word: Int[Array, "C"],
+    *,
+    entropy: bool,
+    rule: Rule | None = None,
 ) -> tuple[TokenStatistics, Normalisers]:
     """Statistics of a chunk as if this slice of the vocabulary were all of it.
 
@@ -130,20 +153,32 @@ def within_slice(
         ref_logits: the reference's, or None.
         word: the target, counted from the first word of the slice.
         entropy: whether it is asked for.
+        rule: which words can be drawn; None for all.
     """
     p = relative(logits)
-    found = TokenStatistics(p.logp(word))
+    drawn = p if rule is None else p.among(p.drawable(word, rule))
+    found = TokenStatistics(drawn.logp(word))
     if entropy:
-        found = found._replace(entropy=p.norm - p.mean(p.z))
+        found = found._replace(entropy=drawn.norm - drawn.mean(drawn.z))
+    normalisers = Normalisers(p.norm + p.top)
+    if rule is not None:
+        normalisers = normalisers._replace(drawn_lse=drawn.norm + p.top)
     if ref_logits is None:
-        return found, Normalisers(p.norm + p.top)
+        return found, normalisers
     q = relative(ref_logits)
+    # Equal logits are at no distance, though their sums may have been added up in another order.
+    equal = jnp.all(p.z == q.z, axis=1)
+    q = q._replace(total=jnp.where(equal, p.total, q.total))
+    ref_drawn = q
+    if rule is not None:
+        ref_drawn = q.among(q.drawable(word, rule))
+        ref_drawn = ref_drawn._replace(total=jnp.where(equal, drawn.total, ref_drawn.total))
     found = found._replace(
         forward_kl=q.mean(q.z - p.z) - q.norm + p.norm,
         reverse_kl=p.mean(p.z - q.z) - p.norm + q.norm,
-        ref_logp=q.logp(word),
+        ref_logp=ref_drawn.logp(word),
     )
-    return found, Normalisers(p.norm + p.top, q.norm + q.top)
+    return found, normalisers._replace(ref_lse=q.norm + q.top)
 
 
 def across_slices(
@@ -183,7 +218,31 @@ def joined(lse: Float[Array, "P"]) -> tuple[Float[Array, "P"], Float[Array, "P"]
     return whole, lse - whole
 
 
+class Drawn(NamedTuple):
+    """The distribution the targets were drawn from, as the gradient needs it.
+
+    Attributes:
+        logp: log-probabilities; for a word that cannot be drawn a number that is finite.
+        p: probabilities.
+    """
+
+    logp: Block
+    p: Block
+
+
+def drawn_from(
+    logits: Block, word: Int[Array, "C"], lse: Float[Array, "C"], rule: Rule | None
+) -> Drawn:
+    """The distribution over a slice, given the normaliser of the words that can be drawn."""
+    logp = logits - lse[:, None]
+    p = jnp.exp(logp)
+    if rule is not None:
+        p = jnp.where(relative(logits).drawable(word, rule), p, 0)
+    return Drawn(logp, p)
+
+
 def logit_cotangent(
+    drawn: Drawn,
     logp: Block,
     ref_logp: Block | None,
     word: Int[Array, "C"],
@@ -194,25 +253,27 @@ def logit_cotangent(
 
     With p the policy, q the reference, H the entropy and R the reverse KL:
     d logp = 1[target] - p, dH = -p (log p + H), d forward_kl = p - q, and
-    d reverse_kl = p (log p - log q - R). Each holds slice by slice.
+    d reverse_kl = p (log p - log q - R). Each holds slice by slice. In the first two, p is what is
+    left of the policy after truncation; which words that leaves is a constant.
 
     Args:
+        drawn: the distribution the targets were drawn from, over the slice.
         logp: log-probabilities over the slice, normalised over the whole vocabulary.
         ref_logp: the reference's; only if a gradient of a KL arrives.
         word: the target, counted from the first word of the slice.
         found: the statistics themselves.
         arriving: a weight per token, None for a statistic that nobody differentiates.
     """
-    p = jnp.exp(logp)
     dz = jnp.zeros_like(logp)
     if arriving.logp is not None:
         hit = word[:, None] == jnp.arange(logp.shape[1])[None, :]
-        dz = dz + arriving.logp[:, None] * (hit - p)
+        dz = dz + arriving.logp[:, None] * (hit - drawn.p)
     if arriving.entropy is not None and found.entropy is not None:
-        dz = dz - arriving.entropy[:, None] * p * (logp + found.entropy[:, None])
+        excess = drawn.logp + found.entropy[:, None]
+        dz = dz - arriving.entropy[:, None] * drawn.p * excess
     if arriving.forward_kl is not None and ref_logp is not None:
-        dz = dz + arriving.forward_kl[:, None] * (p - jnp.exp(ref_logp))
+        dz = dz + arriving.forward_kl[:, None] * (jnp.exp(logp) - jnp.exp(ref_logp))
     if arriving.reverse_kl is not None and found.reverse_kl is not None and ref_logp is not None:
         excess = logp - ref_logp - found.reverse_kl[:, None]
-        dz = dz + arriving.reverse_kl[:, None] * p * excess
+        dz = dz + arriving.reverse_kl[:, None] * jnp.exp(logp) * excess
     return dz

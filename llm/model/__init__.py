@@ -1,6 +1,7 @@
 """The decoder: what a family's config says (``architecture``), and what is computed from it."""
 
 from llm.model.decoder import (
+    ActorCritic,
     Decoder,
     Hidden,
     M,
@@ -12,6 +13,7 @@ from llm.model.decoder import (
 )
 
 __all__ = [
+    "ActorCritic",
     "Decoder",
     "Hidden",
     "M",

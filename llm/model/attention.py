@@ -28,20 +28,25 @@ class Cache(NamedTuple):
     """Keys and values of the tokens so far.
 
     Attributes:
-        keys: of every layer, already rotated.
-        values: of every layer.
+        keys: of every layer, already rotated: one stack, or an array for each layer.
+        values: of every layer, likewise.
         positions: of the token in each slot; -1 where the slot is empty or holds padding.
         length: how many slots have been written, the same for every row.
     """
 
-    keys: Float[Array, "L R K J C"]
-    values: Float[Array, "L R K J C"]
+    keys: Float[Array, "L R K J C"] | tuple[Float[Array, "R K J C"], ...]
+    values: Float[Array, "L R K J C"] | tuple[Float[Array, "R K J C"], ...]
     positions: Int[Array, "R J"]
     length: Int[Array, ""]
 
 
 def empty_cache(
-    architecture: Architecture, rows: int, capacity: int, dtype: jax.typing.DTypeLike = jnp.float32
+    architecture: Architecture,
+    rows: int,
+    capacity: int,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    *,
+    apart: bool = False,
 ) -> Cache:
     """Room for ``capacity`` tokens in each of ``rows`` rows.
 
@@ -50,12 +55,21 @@ def empty_cache(
         rows: R.
         capacity: J, in tokens, padding included; writing more overwrites the last slots.
         dtype: of the keys and values.
+        apart: whether each layer has arrays of its own. A layer of a stack has to be copied out of
+            it before it can be multiplied with, which on a CPU takes longer than the product; but
+            a loop over the layers needs the stack.
     """
     a = architecture
-    shape = (a.layers, rows, a.kv_heads, capacity, a.head_width)
+    shape = (rows, a.kv_heads, capacity, a.head_width)
+
+    def zeros() -> Array | tuple[Array, ...]:
+        if apart:
+            return tuple(jnp.zeros(shape, dtype) for _ in range(a.layers))
+        return jnp.zeros((a.layers, *shape), dtype)
+
     return Cache(
-        keys=jnp.zeros(shape, dtype),
-        values=jnp.zeros(shape, dtype),
+        keys=zeros(),
+        values=zeros(),
         positions=jnp.full((rows, capacity), -1, jnp.int32),
         length=jnp.zeros((), jnp.int32),
     )

@@ -183,25 +183,42 @@ class Decoder(nnx.Module):
         by = rotation(a, real)
         graphdef, stack = nnx.split(self.blocks)
 
-        def store(past: Array, part: Array, layer: Array) -> Array:
-            part = jnp.swapaxes(part, 1, 2)[None].astype(past.dtype)
-            return jax.lax.dynamic_update_slice(past, part, (layer, 0, 0, cache.length, 0))
-
-        def block(carry: tuple[Hidden, Array, Array], layer: Any) -> tuple[Any, None]:
-            x, keys, values = carry
-            params, window, index = layer
+        def block(
+            x: Hidden, layer: Any, past: tuple[Array, Array], at: tuple[Array, ...]
+        ) -> tuple[Hidden, tuple[Array, Array]]:
+            params, window = layer
             seen = mask & within(window, positions, there)
 
+            def store(held: Array, part: Array) -> Array:
+                part = jnp.swapaxes(part, 1, 2).astype(held.dtype)
+                part = part.reshape((1,) * len(at) + part.shape)
+                return jax.lax.dynamic_update_slice(held, part, (*at, 0, 0, cache.length, 0))
+
             def look(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
-                past = store(keys, key, index), store(values, value, index)
-                return attend(query, past[0][index], past[1][index], seen, **self.scoring), past
+                kept = store(past[0], key), store(past[1], value)
+                return attend(query, kept[0][at], kept[1][at], seen, **self.scoring), kept
 
-            x, (keys, values) = nnx.merge(graphdef, params)(x, by, look)
-            return (x, keys, values), None
+            return nnx.merge(graphdef, params)(x, by, look)
 
-        layers = (stack, jnp.asarray(a.windows, jnp.int32), jnp.arange(a.layers))
-        start = (self.embed(tokens, real), cache.keys, cache.values)
-        (x, keys, values), _ = jax.lax.scan(block, start, layers, unroll=self.unroll)
+        x, layers = self.embed(tokens, real), (stack, jnp.asarray(a.windows, jnp.int32))
+        if isinstance(cache.keys, tuple):
+            kept = []
+            for index, past in enumerate(zip(cache.keys, cache.values, strict=True)):
+                layer = jax.tree.map(lambda leaf, index=index: leaf[index], layers)
+                x, written = block(x, layer, past, ())
+                kept.append(written)
+            keys, values = zip(*kept, strict=True)
+            return self.norm(x), Cache(keys, values, there, cache.length + S)
+
+        def turn(carry: tuple[Hidden, Array, Array], layer: Any) -> tuple[Any, None]:
+            x, *past = carry
+            *layer, index = layer
+            x, kept = block(x, layer, tuple(past), (index,))
+            return (x, *kept), None
+
+        start = (x, cache.keys, cache.values)
+        each = (*layers, jnp.arange(a.layers))
+        (x, keys, values), _ = jax.lax.scan(turn, start, each, unroll=self.unroll)
         return self.norm(x), Cache(keys, values, there, cache.length + S)
 
 
@@ -230,6 +247,34 @@ class RewardModel(nnx.Module):
         hidden = self.decoder(tokens, positions, segments, branches)
         chosen = hidden.reshape(-1, hidden.shape[-1])[at].astype(jnp.float32)
         return chosen @ self.head.kernel[...].astype(jnp.float32)
+
+
+class ActorCritic(nnx.Module):
+    """A decoder that also says how good what it has written so far will turn out to be.
+
+    The value of the state in which a token is written is read from the hidden state that predicts
+    the token: policy and critic share one pass, and the critic's gradient reaches the decoder.
+
+    Args:
+        decoder: shared, not copied.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.head = ValueHead(decoder.architecture.width)
+
+    def value(self, hidden: Float[Array, "... D"]) -> Float[Array, "..."]:
+        """What the critic reads from hidden states, in units of the reward, float32."""
+        kernel, bias = self.head.kernel[...], self.head.bias[...]
+        return hidden.astype(jnp.float32) @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)
+
+
+class ValueHead(nnx.Module):
+    """From a hidden state to the reward that is still to come; 0 before the first step."""
+
+    def __init__(self, width: int) -> None:
+        self.kernel = nnx.Param(jnp.zeros(width))
+        self.bias = nnx.Param(jnp.zeros(()))
 
 
 class RewardHead(nnx.Module):

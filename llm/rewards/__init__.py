@@ -1,1 +1,22 @@
-"""What a response is worth: rewards that are programs, models, or judges."""
+"""What a response is worth: rewards that are programs, models, or judges.
+
+A reward is named by a short text, ``specs.read_reward`` makes it, and it gives every response of
+every prompt a number. ``lengths``, ``words`` and ``functions`` hold exact ones, ``bradley_terry``
+and ``classifier`` learned ones, ``judge`` asks a language model elsewhere.
+"""
+
+from llm.rewards.contract import PerResponse, Reward, RewardContext, RewardError, Written
+from llm.rewards.settings import JudgeSettings, RewardSettings
+from llm.rewards.specs import identity, read_reward
+
+__all__ = [
+    "JudgeSettings",
+    "PerResponse",
+    "Reward",
+    "RewardContext",
+    "RewardError",
+    "RewardSettings",
+    "Written",
+    "identity",
+    "read_reward",
+]

@@ -1,9 +1,9 @@
-"""Responses while they are being written: begun from prompts, extended, collected.
+"""Responses while they are being written: begun from prompts, extended, thinned out, given room.
 
 Writing goes in segments, each one call of a compiled loop, and a ``Draft`` is everything between
-two of them: a conversation shows a few tokens at a time, and whoever holds a draft may drop its
-finished rows. The prompts are read once, and what they left in the cache is copied for each of
-their responses.
+two of them. The prompts are read once, and what they left in the cache is copied for each of their
+responses. Between two segments rows that have ended are left behind (``keep``) and the cache gets
+longer (``grow``), because both an ended row and an empty slot cost as much as a real one.
 
 Key to the axes: B prompts, N responses of each, R = B N rows, S prompt positions, T new tokens,
 D width.
@@ -14,28 +14,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from llm.model import Decoder
 from llm.model.attention import Cache, empty_cache
 from llm.sampler.draws import Rule, draw
-
-
-class Sample(NamedTuple):
-    """One response.
-
-    Attributes:
-        tokens: with the stop token that ended it, if one did.
-        logp: of each token under the distribution it was drawn from, nats; 0 at temperature 0,
-            where nothing else could be drawn.
-        finished: False if it was cut by the limit.
-    """
-
-    tokens: Int32[np.ndarray, " T"]
-    logp: Float32[np.ndarray, " T"]
-    finished: bool
 
 
 class Draft(NamedTuple):
@@ -50,7 +34,7 @@ class Draft(NamedTuple):
         tokens: 0 where nothing is written.
         logp: of the tokens, nats; 0 where nothing is written.
         length: tokens of each row.
-        done: rows that met a stop token.
+        done: rows that ended.
     """
 
     cache: Cache
@@ -62,6 +46,20 @@ class Draft(NamedTuple):
     logp: Float[Array, "R T"]
     length: Int[Array, " R"]
     done: Bool[Array, " R"]
+
+
+class Stops(NamedTuple):
+    """What ends a segment, and what ends a response in it.
+
+    Attributes:
+        tokens: that end a response, and belong to it.
+        least: tokens of a response before the first that may end it.
+        until: tokens of a response after which to return; at most its room.
+    """
+
+    tokens: Int[Array, " stop"]
+    least: Int[Array, ""]
+    until: Int[Array, ""]
 
 
 @partial(jax.jit, static_argnames=("graphdef", "responses", "room"))
@@ -86,14 +84,15 @@ def begin(
         numbers: what tells the prompts apart in the random keys.
         seed: root of the keys.
         responses: N.
-        room: most tokens that will be written.
+        room: tokens of a response that there are slots for.
 
     Returns:
         Nothing written yet; the N rows of a prompt stand together.
     """
     decoder: Decoder = nnx.merge(graphdef, weights)
     (B, S), N = tokens.shape, responses
-    cache = empty_cache(decoder.architecture, B, S, decoder.dtype)
+    a = decoder.architecture
+    cache = empty_cache(a, B, S, decoder.dtype, apart=decoder.unroll == a.layers)
     hidden, cache = decoder.decode(tokens, positions, cache)
 
     def key(number: Array, response: Array) -> Array:
@@ -101,7 +100,7 @@ def begin(
 
     last = jnp.repeat(positions[:, -1], N)
     return Draft(
-        cache=copied(cache, N, room),
+        cache=longer(on_rows(cache, lambda x, axis: jnp.repeat(x, N, axis)), room),
         hidden=jnp.repeat(hidden[:, -1], N, axis=0),
         key=jax.vmap(key)(jnp.repeat(numbers, N), jnp.tile(jnp.arange(N), B)),
         position=last + 1,
@@ -113,54 +112,73 @@ def begin(
     )
 
 
-def copied(cache: Cache, times: int, room: int) -> Cache:
-    """Every row of a cache several times, with empty slots behind what is there."""
+def on_rows(cache: Cache, change: Any) -> Cache:
+    """A cache with every array changed by ``change(array, axis of the rows)``."""
+    keys, values = jax.tree.map(lambda x: change(x, x.ndim - 4), (cache.keys, cache.values))
+    return Cache(keys, values, change(cache.positions, 0), cache.length)
 
-    def longer(values: Array, axis: int, fill: int = 0) -> Array:
-        padding = [(0, 0)] * values.ndim
-        padding[axis] = (0, room)
-        return jnp.pad(values, padding, constant_values=fill)
 
-    return Cache(
-        keys=longer(jnp.repeat(cache.keys, times, axis=1), 3),
-        values=longer(jnp.repeat(cache.values, times, axis=1), 3),
-        positions=longer(jnp.repeat(cache.positions, times, axis=0), 1, -1),
-        length=cache.length,
+def longer(cache: Cache, slots: int) -> Cache:
+    """A cache with empty slots behind those it has."""
+
+    def pad(x: Array) -> Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, slots), (0, 0)])
+
+    keys, values = jax.tree.map(pad, (cache.keys, cache.values))
+    positions = jnp.pad(cache.positions, ((0, 0), (0, slots)), constant_values=-1)
+    return Cache(keys, values, positions, cache.length)
+
+
+@partial(jax.jit, static_argnames=("slots",))
+def grow(draft: Draft, *, slots: int) -> Draft:
+    """A draft with room for so many more tokens."""
+    behind = ((0, 0), (0, slots))
+    return draft._replace(
+        cache=longer(draft.cache, slots),
+        tokens=jnp.pad(draft.tokens, behind),
+        logp=jnp.pad(draft.logp, behind),
+    )
+
+
+@jax.jit
+def keep(draft: Draft, rows: Int[Array, " kept"]) -> Draft:
+    """Some rows of a draft, in the order in which they are named."""
+    own = ("hidden", "key", "position", "tokens", "logp", "length", "done")
+    return draft._replace(
+        cache=on_rows(draft.cache, lambda x, axis: jnp.take(x, rows, axis)),
+        **{name: getattr(draft, name)[rows] for name in own},
     )
 
 
 @partial(jax.jit, static_argnames=("graphdef", "rule"), donate_argnames="draft")
-def write(
-    graphdef: Any,
-    weights: Any,
-    draft: Draft,
-    stop: Int[Array, " stop"],
-    until: Int[Array, ""],
-    *,
-    rule: Rule,
-) -> Draft:
+def write(graphdef: Any, weights: Any, draft: Draft, stops: Stops, *, rule: Rule) -> Draft:
     """Write on until every row is done or has as many tokens as it may.
 
     Args:
         graphdef: of the decoder.
         weights: of the decoder.
         draft: what is written so far; consumed.
-        stop: tokens that end a response.
-        until: tokens of a response after which to return; at most its room.
+        stops: when to stop.
         rule: what is drawn from.
     """
     decoder: Decoder = nnx.merge(graphdef, weights)
 
     def going(draft: Draft) -> Array:
-        return (draft.step < until) & ~jnp.all(draft.done)
+        return (draft.step < stops.until) & ~jnp.all(draft.done)
+
+    def allowed(logits: Array, step: Array) -> Array:
+        # Of the stop tokens only, so that nothing as long as the vocabulary is touched for them.
+        ending = jnp.where(step < stops.least, -jnp.inf, logits[:, stops.tokens])
+        return logits.at[:, stops.tokens].set(ending)
 
     def step(draft: Draft) -> Draft:
         def uniform(key: Array) -> Array:
             return jax.random.uniform(jax.random.fold_in(key, draft.step), (2,))
 
-        token, logp = draw(decoder.logits(draft.hidden), jax.vmap(uniform)(draft.key), rule)
+        logits = allowed(decoder.logits(draft.hidden), draft.step)
+        token, logp = draw(logits, jax.vmap(uniform)(draft.key), rule)
         token, logp = jnp.where(draft.done, 0, token), jnp.where(draft.done, 0, logp)
-        done = draft.done | jnp.any(token[:, None] == stop[None, :], axis=1)
+        done = draft.done | jnp.any(token[:, None] == stops.tokens[None, :], axis=1)
         # A row that is done adds padding to its cache.
         position = jnp.where(done, -1, draft.position)
         hidden, cache = decoder.decode(token[:, None], position[:, None], draft.cache)
@@ -178,19 +196,3 @@ def write(
         )
 
     return jax.lax.while_loop(going, step, draft)
-
-
-def collect(draft: Draft) -> list[Sample]:
-    """The responses on the host, one per row of a draft; a padding row's is empty."""
-    tokens, logp, length, done = jax.device_get(
-        (draft.tokens, draft.logp, draft.length, draft.done)
-    )
-    if not np.isfinite(logp).all():
-        raise ValueError(
-            "the model's logits are not finite, so nothing can be drawn from them; its weights "
-            "are broken, or its numbers too large for the dtype."
-        )
-    return [
-        Sample(tokens[row, :size].copy(), logp[row, :size].copy(), bool(done[row]))
-        for row, size in enumerate(length)
-    ]

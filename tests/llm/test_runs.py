@@ -20,7 +20,14 @@ from llm.model import parameters
 from llm.model.architecture import architecture_from_config
 from llm.reference import model_fingerprint
 from llm.runs import Run, from_record, is_run, open_run
-from llm.settings import AdapterSettings, OptimizerSettings, SaveSettings, Training, as_record
+from llm.settings import (
+    WITH_CRITIC,
+    AdapterSettings,
+    OptimizerSettings,
+    SaveSettings,
+    Training,
+    as_record,
+)
 from llm.state import Saver
 from llm.update import TrainState
 from tests.llm.checkpoints.model_folders import CONFIGS, random_tensors, write_folder
@@ -48,7 +55,8 @@ def begun(folder: Path, name: str, settings: Training) -> Path:
     (folder / "run.json").write_text(json.dumps(record))
     reward = name == "reward_model"
     architecture = architecture_from_config(CONFIG)
-    trainable = load(Path(str(settings.model)), architecture, settings, reward).trainable
+    source, critic = Path(str(settings.model)), name in WITH_CRITIC
+    trainable = load(source, architecture, settings, reward, critic).trainable
     saver = None
     for step in (1, 2):
         grown = {path: value + step for path, value in trainable.items()}
@@ -132,6 +140,29 @@ def test_a_reward_model_is_exported_with_its_head(source: Path, tmp_path: Path, 
     assert "lm_head.weight" not in load_file(out / "model.safetensors")
     with pytest.raises(ValueError, match="adapter-only"):
         export_checkpoint(run, said([]), adapter_only=True)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_run_with_a_critic_keeps_it_and_hands_out_the_policy(
+    source: Path, tmp_path: Path, rank: int
+) -> None:
+    settings = Training(model=str(source), adapters=AdapterSettings(rank=rank))
+    architecture = architecture_from_config(CONFIG)
+    begun_from = load(source, architecture, settings, False, critic=True)
+    assert {"head/kernel", "head/bias"} < begun_from.trainable.keys()
+    assert not any(np.any(begun_from.values[f"head/{part}"]) for part in ("kernel", "bias"))
+    run = open_run(begun(tmp_path / "run", "ppo", settings))
+    whole = run.restore(2, begun_from.trainable)
+    assert whole["head/bias"] == 2
+    policy = run.restore(2, load(source, architecture, settings, False).trainable)
+    heads = {"head/kernel", "head/bias"}
+    assert {f"decoder/{path}" for path in policy} == whole.keys() - heads
+    for path, value in policy.items():
+        np.testing.assert_array_equal(value, whole[f"decoder/{path}"])
+    held = parameters(begun_from.policy(whole))
+    assert all(np.array_equal(held[path], value) for path, value in policy.items())
+    files = load_file(export_checkpoint(run, said([])) / "model.safetensors")
+    assert files.keys() == load_file(source / "model.safetensors").keys()
 
 
 def test_what_cannot_be_exported_is_refused_with_the_reason(source: Path, tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ BREAKS = {
         replace(GOOD, responses=(ids(7, 1),), rewards=np.ones(1, np.float32)),
     ),
     "unknown token": (EXAMPLE, replace(GOOD, prompt=ids(0, 300))),
+    "no response": (
+        replace(EXAMPLE, responses=()),
+        replace(GOOD, responses=(), rewards=np.ones(0, np.float32)),
+    ),
 }
 
 
@@ -51,7 +55,16 @@ def test_each_rule_finds_what_it_is_for_and_nothing_else(kind):
 
 
 def test_every_rule_is_tried_and_has_a_remedy():
-    assert {*BREAKS, "lost prompt tail"} == set(REMEDIES)
+    assert {*BREAKS, "lost prompt tail", "no prompt"} == set(REMEDIES)
+
+
+def test_a_prompt_is_enough_where_the_model_answers_it():
+    example, alone = BREAKS["no response"]
+    assert not kinds(example, alone, prompts_only=True)
+    assert kinds(example, replace(alone, prompt=ids()), prompts_only=True) == {"no prompt"}
+    assert kinds(example, replace(alone, prompt=ids(300)), prompts_only=True) == {"unknown token"}
+    full = replace(alone, prompt=ids(0, 5, 5, 5, 5, 5))
+    assert kinds(example, full, prompts_only=True) == {"too long"}
 
 
 def test_a_response_that_was_cut_may_miss_its_eos():

@@ -48,6 +48,15 @@ def test_texts_without_a_prompt_are_told_apart_by_what_they_say():
     assert (len(train), len(held)) == (30, 10)
 
 
+def test_prompts_that_the_model_shall_answer_are_divided_too():
+    groups = [
+        Group(np.array(ids, np.int32), (), np.zeros(0, np.float32), "a")
+        for ids in ([5], [6], [7, 8], [7, 8])
+    ]
+    train, held = hold_out(groups, 0.4, 0)
+    assert len(train) + len(held) == 4 and train and held
+
+
 def test_each_side_has_at_least_one():
     train, held = hold_out(groups_of(1, 2), 0.01, seed=0)
     assert len(train) == len(held) == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llm.data.examples import Group
-from llm.data.packing import Batch, Place, Shape, lay_out, pack, run_length, unpack
+from llm.data.packing import KNOWN, Batch, Place, Shape, lay_out, pack, run_length, unpack
 
 
 def group(prompt: list[int], *responses: list[int], rewards: tuple[float, ...] = ()) -> Group:
@@ -128,13 +128,21 @@ def test_the_last_token_of_every_response_can_be_found(share):
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_reference_log_probabilities_land_on_their_tokens(share):
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_is_known_of_a_token_lands_on_it(share, name):
     known = [100.0 * i + np.arange(g.scored, dtype=np.float32) for i, g in enumerate((TWO, BARE))]
-    batch = batch_of(TWO, BARE, share=share, ref_logp=known)
-    assert batch.ref_logp is not None
-    assert batch.ref_logp[0, 0].tolist() == [0, 1, 2, 0]
-    assert batch.ref_logp[0, 1].tolist() == [3, 4, 0, 0]
-    assert batch.ref_logp[1, 0].tolist() == [0, 101, 102, 0]  # its first token is not scored
+    batch = batch_of(TWO, BARE, share=share, known={name: known})
+    given = getattr(batch, name)
+    assert given[0, 0].tolist() == [0, 1, 2, 0]
+    assert given[0, 1].tolist() == [3, 4, 0, 0]
+    assert given[1, 0].tolist() == [0, 101, 102, 0]  # its first token is not scored
+    assert all(getattr(batch, other) is None for other in KNOWN if other != name)
+
+
+def test_a_batch_refuses_what_it_has_no_place_for():
+    numbers = [np.zeros(TWO.scored, np.float32)]
+    with pytest.raises(ValueError, match="ref_logp"):
+        batch_of(TWO, known={"reference": numbers})
 
 
 def test_shards_are_batches_of_their_own_side_by_side():

@@ -57,7 +57,9 @@ def test_an_empty_example_has_the_structure_of_a_real_batch(random_groups):
 
     groups = random_groups(40)
     plan = make_plan(groups, Order(40, 8, 0), steps=5, shards=2)
-    for known in (plan, plan.with_reference([np.zeros(g.scored, np.float32) for g in groups])):
+    zeros = [np.zeros(g.scored, np.float32) for g in groups]
+    drawn = plan.with_known(old_logp=zeros).with_known(advantage=zeros, ref_logp=zeros)
+    for known in (plan, plan.with_known(ref_logp=zeros), drawn):
         (example,) = known.examples(cut=False)
         (real,) = known.micro_batches(0)
         assert jax.tree.structure(example) == jax.tree.structure(real)

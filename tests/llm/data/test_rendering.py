@@ -158,6 +158,47 @@ def test_the_prompt_length_asked_for_is_kept_to(tokenizer):
     assert said(tokenizer, group.prompt) == "789"
 
 
+def alone(examples: list[Example], tokenizer, context: int | None = None, **settings):
+    return tokenize(
+        examples, tokenizer, DataSettings(**settings), context=context, prompts_only=True
+    )
+
+
+def test_prompts_to_be_answered_lose_whatever_answers_they_have(tokenizer):
+    examples = [plain("ab", "cd", "ef"), plain("ab"), plain("gh", " ")]
+    groups = alone(examples, tokenizer)
+    assert [said(tokenizer, group.prompt) for group in groups] == ["ab", "ab", "gh"]
+    assert all(group.responses == () and group.rewards.shape == (0,) for group in groups)
+
+
+def test_a_chat_prompt_to_be_answered_ends_where_the_assistant_begins(chat_tokenizer):
+    asked = Example(CHAT.prompt, (), (), "a:1")
+    for group in alone([CHAT, asked], chat_tokenizer):
+        assert said(chat_tokenizer, group.prompt) == "<user>hi<end>\n<assistant>"
+
+
+def test_a_prompt_to_be_answered_leaves_half_of_the_context_or_as_much_as_is_asked_for(tokenizer):
+    (group,) = alone([plain("0123456789", "ab")], tokenizer, context=8)
+    assert said(tokenizer, group.prompt) == "6789" and group.lost_prompt == 6
+    (group,) = alone([plain("0123456789")], tokenizer, context=8, max_prompt_length=7)
+    assert said(tokenizer, group.prompt) == "3456789"
+    (group,) = alone([plain("0123456789")], tokenizer)
+    assert group.lost_prompt == 0
+
+
+def test_prompts_without_answers_are_refused_where_answers_are_to_be_learned(tokenizer):
+    with pytest.raises(ValueError, match=r"a:1: no response(?s:.*)an online recipe"):
+        tokenize([plain("ab", "cd"), plain("ab")], tokenizer, DataSettings(bad_rows="drop"))
+
+
+def test_a_prompt_may_spell_the_token_that_ends_a_turn():
+    # Pythia's BOS is its EOS, and the authors' prompts have it between instruction and answer.
+    same = make_tokenizer()
+    same.bos_token = same.eos_token
+    group = one(plain("i</s><a>", "cd"), same)
+    assert said(same, group.prompt) == "i</s><a>"
+
+
 def test_too_long_is_refused_where_nothing_may_be_cut(tokenizer):
     with pytest.raises(ValueError, match=r"a:1: too long: response 1 of 1 .* 13 tokens"):
         one(plain("0123456789", "ab"), tokenizer, context=8, truncate=False)

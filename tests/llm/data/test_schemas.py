@@ -7,6 +7,7 @@ from llm.data.schemas import ASSISTANT, SCHEMAS, RowError, detect, reader
 USER = {"role": "user", "content": "hi"}
 GOOD = {"role": "assistant", "content": "good"}
 BAD = {"role": "assistant", "content": "bad"}
+ASKED = "<|prompter|>i<|endoftext|><|assistant|>"
 TALK = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: more\n\nAssistant:"
 
 ROWS = [
@@ -86,6 +87,19 @@ ROWS = [
         *("i\n\nx\n\n", ("c", "r"), (1.0, 0.0)),
     ),
     ("text", {"text": "t", "src": "s"}, "", ("t",), (1.0,)),
+    (
+        "relabeled_alpacafarm",
+        {"prompt": ASKED, "y_w": f"{ASKED}c<|endoftext|>", "y_l": f"{ASKED}r", "y_ref": "?"},
+        *(ASKED, ("c", "r"), (1.0, 0.0)),
+    ),
+    (
+        "relabeled_alpacafarm",  # the tokenizer that wrote the text spelled its prompt otherwise
+        {"prompt": ASKED, "y_w": f" {ASKED}c<|endoftext|><|endoftext|>", "y_l": f"<x> {ASKED}r"},
+        *(ASKED, ("c", "r"), (1.0, 0.0)),
+    ),
+    ("prompt", {"prompt": "p", "source": "s"}, "p", (), ()),
+    ("prompt", {"prompt": [USER]}, [USER], (), ()),
+    ("prompt", {"instruction": "i", "input": "x"}, "i\n\nx\n\n", (), ()),
 ]
 
 
@@ -131,6 +145,9 @@ def test_every_layout_has_a_row_here():
         ("rated", {"prompt": "p", "responses": ["a"], "rewards": ["x"]}, "finite"),
         ("rated", {"prompt": "p", "responses": [1], "rewards": [1]}, "'responses' is a int"),
         ("text", {"text": None}, "'text' is missing"),
+        ("prompt", {"prompt": 3}, "'prompt' is a int"),
+        ("prompt", {}, "'prompt' is missing"),
+        ("relabeled_alpacafarm", {"prompt": "p", "y_w": "c"}, "'y_l' is missing"),
     ],
 )
 def test_a_row_that_breaks_its_layout_names_the_field(name, row, message):

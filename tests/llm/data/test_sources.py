@@ -143,6 +143,24 @@ def test_a_hub_that_cannot_be_reached_is_an_error_in_one_sentence(monkeypatch):
         read_rows("someone/pairs")
 
 
+def test_a_hub_name_with_a_script_is_read_from_the_copy_that_needs_none(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(name, config=None, split=None, data_files=None):
+        if name != "parquet":
+            raise RuntimeError("Dataset scripts are no longer supported, but found farm.py")
+        asked.append((data_files, split))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = read_rows("someone/farm:instructions", split="sft")
+    files = "hf://datasets/someone/farm@~parquet/instructions/sft/*.parquet"
+    assert rows[0].where == "someone/farm:1" and asked == [({"sft": files}, "sft")]
+    with pytest.raises(OSError, match=r"someone/farm .*org/name:config\) and --reading\.split"):
+        read_rows("someone/farm", split="sft")
+
+
 def test_rows_that_break_the_layout_are_all_named_at_once(write_lines):
     source = write_lines(ROWS[0], {"prompt": "p"}, {"prompt": "p", "chosen": 3, "rejected": "r"})
     with pytest.raises(ValueError) as caught:

@@ -13,8 +13,8 @@ from flax import nnx
 from llm.logprobs import token_logprobs
 from llm.model import Decoder, abstract_decoder, with_parameters
 from llm.model.architecture import architecture_from_config
-from llm.sampler import Sampling, sample, stop_tokens, stream
-from llm.sampler.draft import begin, write
+from llm.sampler import Sampling, programs, sample, stop_tokens, stream
+from llm.sampler.draft import begin, grow, keep, write
 from llm.sampler.draws import Rule, draw
 
 SMALL = {

@@ -1,0 +1,341 @@
+"""Collect, label: the outer half of Algorithm 1 on a language model.
+
+Prompts are drawn, the policy (or the reference, or the data set) answers them, a reward judges the
+answers, one pass of the trainer's own model says what policy, reference and critic think of every
+token, and an estimator turns rewards into advantages. What comes out is a data set for a few
+gradient steps. Writing is cut into parts that depend on the settings only, and a part is on disk as
+soon as it is written, so whoever kills a run in the middle of a collection loses one part at most,
+and the run goes on with the same bits.
+
+Key to the axes: B prompts, N responses of each, T response positions.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt32
+
+from llm.data.examples import Group
+from llm.fresh_advantages import Carried, advise
+from llm.rescoring import Rescorer, Said
+from llm.rewards import Reward, Written
+from llm.rollouts import Rollout, Rollouts, path_of, read_rollouts, write_rollouts
+from llm.sampler import Sampling
+from llm.sampler.engine import Engine
+from llm.settings import CriticSettings, Training
+from llm.update import Parameters
+from objectives.recipes import Recipe
+
+
+class Interrupted(Exception):
+    """Somebody asked the run to stop while it was collecting."""
+
+
+@dataclass(frozen=True, eq=False)
+class Writer:
+    """Whatever turns prompts into responses, as text and as tokens.
+
+    Attributes:
+        policy: writes with the parameters it was given last.
+        reference: writes as the model did before it was trained; None where nobody asks.
+        tokenizer: of both.
+        sampling: how.
+    """
+
+    policy: Engine
+    reference: Engine | None
+    tokenizer: Any
+    sampling: Sampling
+
+    def write(
+        self, engine: Engine, groups: Sequence[Group], ids: Sequence[int], source: str
+    ) -> list[Rollout]:
+        """Responses to the prompts of groups."""
+        written = engine.write([group.prompt for group in groups], self.sampling, ids)
+        return [
+            Rollout(
+                prompt_id=number,
+                where=group.where,
+                source=source,
+                prompt=group.prompt,
+                responses=tuple(self.read(group.prompt, s.tokens, s.finished) for s in samples),
+                reward=np.zeros(len(samples)),
+                known={"old_logp": np.concatenate([s.logp for s in samples])},
+            )
+            for group, number, samples in zip(groups, ids, written, strict=True)
+        ]
+
+    def given(self, group: Group, number: int) -> Rollout:
+        """What the data set holds for a prompt; who wrote it is not known."""
+        return Rollout(
+            prompt_id=number,
+            where=group.where,
+            source="dataset",
+            prompt=group.prompt,
+            responses=tuple(self.read(group.prompt, y, True) for y in group.responses),
+            reward=np.zeros(len(group.responses)),
+        )
+
+    def read(self, prompt: np.ndarray, tokens: np.ndarray, finished: bool) -> Written:
+        """A response as a person reads it."""
+        return Written(
+            prompt=self.text(prompt),
+            response=self.text(tokens),
+            tokens=tokens,
+            finished=finished,
+        )
+
+    def text(self, tokens: np.ndarray) -> str:
+        """Tokens as text, without those that only mark beginnings and ends."""
+        return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True).strip()
+
+
+@dataclass(frozen=True, eq=False)
+class Judges:
+    """Who says what a response is worth.
+
+    Attributes:
+        reward: what responses are trained on.
+        gold: a reward that is only measured; None where there is none.
+        missing_eos: taken off the reward of a response that was cut before it ended.
+    """
+
+    reward: Reward
+    gold: Reward | None = None
+    missing_eos: float = 0.0
+
+    def __call__(self, written: Sequence[Rollout]) -> list[Rollout]:
+        """The same with rewards."""
+        answers = [rollout.responses for rollout in written]
+        rewards = self.reward(answers)
+        gold = [None] * len(written) if self.gold is None else self.gold(answers)
+        return [
+            replace(
+                rollout,
+                reward=np.asarray(reward, np.float64)
+                - self.missing_eos * np.array([not y.finished for y in rollout.responses]),
+                gold=None if best is None else np.asarray(best, np.float64),
+            )
+            for rollout, reward, best in zip(written, rewards, gold, strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Held-out prompts, answered afresh and judged: what an evaluation of a policy says.
+
+    Attributes:
+        groups: the prompts.
+        writer: with one response to each.
+        judges: as in training.
+        rescorer: the trainer's own opinion.
+        values: parameters of the policy by path, from those that train.
+    """
+
+    groups: Sequence[Group]
+    writer: Writer
+    judges: Judges
+    rescorer: Rescorer
+    values: Callable[[Parameters], Parameters]
+
+    def __call__(self, trainable: Parameters) -> dict[str, float]:
+        """Means over the answers; KLs in nats per response, exact given the prefixes."""
+        self.writer.policy.load(self.values(trainable))
+        ids = range(len(self.groups))
+        rollouts = self.judges(self.writer.write(self.writer.policy, self.groups, ids, "policy"))
+        said = self.rescorer(trainable, [rollout.group for rollout in rollouts])
+        return summary(rollouts, said)
+
+
+@dataclass(frozen=True, eq=False)
+class Collector:
+    """Everything a collection is made with.
+
+    Attributes:
+        recipe: its collection says who writes and how much, its reuse how many prompts there are.
+        settings: of the run.
+        groups: where prompts come from, with responses where some of those are used.
+        writer: writes.
+        judges: say what the responses are worth.
+        rescorer: the trainer's own opinion.
+        values: parameters of the policy by path, from those that train.
+        critic: how the critic's estimates are used; None without one.
+        folder: of the run.
+        visit: rows of ``groups`` by iteration.
+    """
+
+    recipe: Recipe
+    settings: Training
+    groups: Sequence[Group]
+    writer: Writer
+    judges: Judges
+    rescorer: Rescorer
+    values: Callable[[Parameters], Parameters]
+    critic: CriticSettings | None
+    folder: Path
+    visit: Callable[[int], np.ndarray]
+
+    def collect(
+        self,
+        iteration: int,
+        trainable: Parameters,
+        carried: Carried,
+        go_on: Callable[[float], bool],
+    ) -> Rollouts:
+        """One collection, from wherever it stands.
+
+        Args:
+            iteration: counted from 0.
+            trainable: of the policy as it is.
+            carried: what the collection before it left.
+            go_on: told the share that is done after every part; False stops.
+
+        Returns:
+            The collection, on disk already.
+
+        Raises:
+            Interrupted: if it was stopped; the parts that are done are kept.
+            RewardError: if a reward cannot answer; what it answered is kept.
+        """
+        path = path_of(self.folder, iteration)
+        mark = fingerprint(trainable)
+        if path.exists():
+            found = read_rollouts(path)
+            if found.facts["policy"] == mark:
+                return found
+            path.unlink()  # of a run that went another way after its last checkpoint
+        began = time.monotonic()
+        written = self.write(iteration, trainable, mark, go_on)
+        sampled = time.monotonic()
+        labelled = self.judges(written)
+        judged = time.monotonic()
+        said = self.rescorer(trainable, [rollout.group for rollout in labelled])
+        labelled = [with_said(*both) for both in zip(labelled, said, strict=True)]
+        numbers = summary(labelled, said) | {"kl_coefficient": carried.kl_coefficient}
+        rollouts, left = advise(labelled, self.recipe, self.critic, self.settings.kl, carried)
+        clock = {
+            "sampling": sampled - began,
+            "rewards": judged - sampled,
+            "scoring": time.monotonic() - judged,
+            "tokens": sum(sum(rollout.lengths) for rollout in rollouts),
+        }
+        facts = {"policy": mark, "carried": left.record(), "numbers": numbers, "clock": clock}
+        collected = Rollouts(iteration, rollouts, facts)
+        write_rollouts(path, collected)
+        shutil.rmtree(parts_of(path), ignore_errors=True)
+        return collected
+
+    def write(
+        self, iteration: int, trainable: Parameters, mark: str, go_on: Callable[[float], bool]
+    ) -> list[Rollout]:
+        """The responses of a collection, without labels."""
+        rows = self.visit(iteration)
+        first = iteration * len(rows)
+        ids = [(first + place) % 2**32 for place in range(len(rows))]
+        given = round(self.settings.offline * len(rows))
+        found = [
+            self.writer.given(self.groups[row], number)
+            for row, number in zip(rows[:given], ids[:given], strict=True)
+        ]
+        engine, source = self.writer.policy, "policy"
+        if self.recipe.collection.source == "reference":
+            assert self.writer.reference is not None
+            engine, source = self.writer.reference, "reference"
+        else:
+            engine.load(self.values(trainable))
+        together = max(self.settings.sampling.rows // self.writer.sampling.responses, 1)
+        folder = parts_of(path_of(self.folder, iteration))
+        for start in range(given, len(rows), together):
+            part = folder / f"{start:06d}.parquet"
+            kept = read_part(part, mark)
+            if kept is None:
+                chosen = slice(start, start + together)
+                groups = [self.groups[row] for row in rows[chosen]]
+                kept = self.writer.write(engine, groups, ids[chosen], source)
+                write_rollouts(part, Rollouts(iteration, kept, {"policy": mark}))
+            found += kept
+            if not go_on(len(found) / len(rows)):
+                raise Interrupted
+        return found
+
+
+def with_said(rollout: Rollout, said: Said) -> Rollout:
+    """A rollout with what the trainer's own pass has to say of its tokens.
+
+    What the data set holds is taken to come from the reference, and where there is none, from the
+    policy as it is.
+    """
+    drawn = rollout.known.get("old_logp")
+    if drawn is None:
+        drawn = said.logp if said.ref_logp is None else said.ref_logp
+    known = {"old_logp": drawn, "ref_logp": said.ref_logp, "old_value": said.value}
+    return replace(
+        rollout, known={name: values for name, values in known.items() if values is not None}
+    )
+
+
+def summary(rollouts: Sequence[Rollout], said: Sequence[Said]) -> dict[str, float]:
+    """The numbers of a collection that a line of metrics shows."""
+    reward = np.concatenate([rollout.reward for rollout in rollouts])
+    lengths = np.array([length for rollout in rollouts for length in rollout.lengths])
+    ended = [response.finished for rollout in rollouts for response in rollout.responses]
+    groups = [rollout.reward for rollout in rollouts if len(rollout.reward) > 1]
+    numbers = {"reward": reward.mean()}
+    gold = [rollout.gold for rollout in rollouts if rollout.gold is not None]
+    if gold:
+        numbers["gold"] = np.concatenate(gold).mean()
+    numbers |= {"response_length": lengths.mean(), "finished": np.mean(ended)}
+    if groups:
+        numbers["ties"] = np.mean([values.min() == values.max() for values in groups])
+    for name in ("forward_kl", "reverse_kl"):
+        values = [getattr(each, name) for each in said if getattr(each, name) is not None]
+        if values:
+            numbers[name] = np.concatenate(values).sum(dtype=np.float64) / len(lengths)
+    fresh = [
+        np.abs(each.logp - rollout.known["old_logp"]).max()
+        for each, rollout in zip(said, rollouts, strict=True)
+        if rollout.source == "policy"
+    ]
+    if fresh:
+        numbers["sampler_gap"] = max(fresh)
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def parts_of(path: Path) -> Path:
+    """Where the parts of a collection wait for the others."""
+    return path.with_suffix(".parts")
+
+
+def read_part(path: Path, mark: str) -> list[Rollout] | None:
+    """A part that this very policy wrote; None if there is none."""
+    if not path.exists():
+        return None
+    found = read_rollouts(path)
+    return found.rollouts if found.facts["policy"] == mark else None
+
+
+def fingerprint(values: Parameters) -> str:
+    """A number that two sets of parameters share only if they are the same, to the bit."""
+    return f"{int(jax.device_get(digest(values))):08x}"
+
+
+@jax.jit
+def digest(values: Parameters) -> UInt32[Array, ""]:
+    """A sum over all bits, each word weighted by its place; integers add up in any order alike."""
+    total = jnp.zeros((), jnp.uint32)
+    for number, path in enumerate(sorted(values)):
+        value = values[path]
+        word = {2: jnp.uint16, 4: jnp.uint32}[value.dtype.itemsize]
+        bits = jax.lax.bitcast_convert_type(value, word).astype(jnp.uint32).reshape(-1)
+        # Odd factors, so that no bit of a word can be lost.
+        place = 2 * jax.lax.iota(jnp.uint32, bits.size) + (2 * number + 1)
+        mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x2C1B3C6D)
+        total = total * jnp.uint32(0x9E3779B1) + jnp.sum(mixed * place, dtype=jnp.uint32)
+    return total

@@ -1,0 +1,198 @@
+"""What a run keeps in the memory of a device, by kind.
+
+Weights, gradients and moments are as large as their shapes say, and JAX says what an optimizer
+keeps without keeping it. What the backward pass of a layer holds on to is asked of JAX too, for one
+row and for two: the difference belongs to a row, and no formula has to follow the model.
+
+Key to the axes: R rows, S positions of a row, D width, L layers, V vocabulary.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from llm.devices import Device
+from llm.logprobs.primitive import ACCELERATOR_BLOCK_BYTES, BLOCK_BYTES
+from llm.model import abstract_decoder
+from llm.model.architecture import Architecture
+from llm.model.attention import attend, attend_back, rotation, visible
+from llm.model.block import Block
+from llm.model.lora import LoRA
+from llm.optimizer import optimizer
+from llm.settings import AdapterSettings, Training
+from llm.workload import Workload
+from objectives.recipes import Recipe
+
+MASTER = 4
+"""Bytes of a float32 number: weights, gradients and moments."""
+
+LOGIT_ARRAYS = 3
+"""Blocks of logits that exist at once: the logits, their softmax, what is to be told them."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A kind of memory: what it is, bytes on one device, and when it is needed."""
+
+    what: str
+    bytes: float | int
+    when: Literal["always", "training", "sampling"]
+
+
+def total(shapes: dict[str, Any]) -> int:
+    """How many numbers there are."""
+    return sum(math.prod(leaf.shape) for leaf in shapes.values())
+
+
+def lora_of(settings: AdapterSettings) -> LoRA | None:
+    """The adapters that settings ask for."""
+    if not settings.rank:
+        return None
+    return LoRA(rank=settings.rank, alpha=settings.alpha, targets=settings.targets)
+
+
+def memory(
+    architecture: Architecture,
+    settings: Training,
+    recipe: Recipe,
+    load: Workload,
+    device: Device,
+    shapes: dict[str, Any],
+    trains: dict[str, Any],
+    scored_by: int,
+) -> list[Item]:
+    """What lies in one device's memory, by kind.
+
+    Args:
+        architecture: of the policy.
+        settings: of the run.
+        recipe: the method.
+        load: what the data are like.
+        device: one of them.
+        shapes: all parameters.
+        trains: those that train.
+        scored_by: reward models that are kept beside the policy.
+    """
+    a, online = architecture, recipe.collection.source != "dataset"
+    pieces = settings.mesh.fsdp * settings.mesh.tensor
+    dtype = dtype_of(settings, device)
+    number = dtype.itemsize
+    weights = MASTER * total(trains) / pieces
+    kept = jax.eval_shape(optimizer(settings.optimizer, optax.constant_schedule(1.0)).init, trains)
+    moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) / pieces
+    items = [
+        Item("model as it was read", MASTER * total(shapes) / pieces, "always"),
+        Item("weights that train", weights, "always"),
+        Item("optimizer", moments, "always"),
+        Item("gradient, added up", weights, "always"),
+    ]
+    if scored_by:
+        items.append(Item("reward models", scored_by * MASTER * total(shapes) / pieces, "always"))
+    S = settings.packing.row_length or min(load.longest, a.max_positions)
+    R = max(1, settings.packing.max_tokens // S)
+    per_row, copies = residuals(a, S, dtype, settings.remat, fused=device.kind == "gpu")
+    working, _ = residuals(a, S, dtype, "none", fused=device.kind == "gpu")
+    tensor = settings.mesh.tensor
+    items += [
+        Item("gradient of a micro-batch", weights, "training"),
+        Item("activations kept", a.layers * R * per_row / tensor, "training"),
+        Item("activations of a layer", R * working / tensor, "training"),
+    ]
+    if dtype.itemsize < MASTER:
+        everything = a.layers * copies + 2 * number * a.vocab_size * a.width
+        items.append(Item(f"{dtype.name} copies", everything / pieces, "training"))
+    block = BLOCK_BYTES if device.kind == "cpu" else ACCELERATOR_BLOCK_BYTES
+    whole = R * S * a.vocab_size * MASTER
+    items.append(Item("logits of a chunk", LOGIT_ARRAYS * min(block, whole), "training"))
+    if online:
+        rows, room = writing_rows(settings, recipe), cache_room(settings, load, a)
+        cache = rows * room * cache_bytes(a, dtype) / tensor
+        items += [
+            Item(f"cache of {rows} x {room} tokens", cache, "sampling"),
+            Item("logits of a token", LOGIT_ARRAYS * rows * a.vocab_size * MASTER, "sampling"),
+        ]
+    return items
+
+
+def dtype_of(settings: Training, device: Device) -> Any:
+    """Of the arithmetic, there."""
+    auto = "float32" if device.kind == "cpu" else "bfloat16"
+    return jnp.dtype(auto if settings.dtype == "auto" else settings.dtype)
+
+
+@cache
+def residuals(
+    architecture: Architecture, length: int, dtype: Any, remat: str, *, fused: bool
+) -> tuple[int, int]:
+    """What the backward pass of one layer needs of the forward pass, in bytes.
+
+    Args:
+        architecture: of the decoder.
+        length: positions of a row.
+        dtype: of the arithmetic.
+        remat: what is computed again instead, see ``Decoder``.
+        fused: whether attention is one kernel that never builds its scores.
+
+    Returns:
+        For each row, and once: copies of the layer's weights in the dtype of the arithmetic.
+    """
+    one = dataclasses.replace(architecture, layers=1, windows=architecture.windows[:1])
+    graphdef, stack = nnx.split(abstract_decoder(one, dtype=dtype).blocks)
+    weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stack)
+    scoring = {"scale": one.query_scale, "softcap": one.attention_softcap}
+
+    def layer(x: Any, weights: Any) -> Any:
+        # Layers share the mask and the rotation; here each has its own, a percent too much.
+        positions = jnp.broadcast_to(jnp.arange(length)[None], x.shape[:2])
+        mask = visible(jnp.ones_like(positions), jnp.zeros_like(positions))
+        block: Block = nnx.merge(graphdef, weights)
+
+        def look(query: Any, key: Any, value: Any) -> tuple[Any, None]:
+            key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
+            if not fused:
+                return attend_back(query, key, value, mask, **scoring), None
+            kernel = jax.checkpoint(lambda q, k, v: attend(q, k, v, mask, **scoring))
+            return kernel(query, key, value), None
+
+        return block(x, rotation(one, positions), look)[0]
+
+    if remat != "none":
+        dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        layer = jax.checkpoint(layer, policy={"dots": dots, "full": None}[remat])
+
+    def kept(rows: int) -> list[Any]:
+        x = jax.ShapeDtypeStruct((rows, length, one.width), dtype)
+        return jax.tree.leaves(jax.eval_shape(lambda *g: jax.vjp(layer, *g)[1], x, weights))
+
+    one_row, two_rows = (
+        sum(leaf.size * leaf.dtype.itemsize for leaf in kept(rows)) for rows in (1, 2)
+    )
+    originals = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(weights)}
+    copied = {(shape, jnp.dtype(dtype)) for shape, _ in originals} - originals
+    copies = [leaf for leaf in kept(1) if (leaf.shape, leaf.dtype) in copied]
+    return two_rows - one_row, sum(leaf.size * leaf.dtype.itemsize for leaf in copies)
+
+
+def writing_rows(settings: Training, recipe: Recipe) -> int:
+    """Responses that are written side by side."""
+    collected = settings.batch * recipe.reuse.minibatches * recipe.collection.responses
+    return min(settings.sampling.rows, collected)
+
+
+def cache_room(settings: Training, load: Workload, architecture: Architecture) -> int:
+    """Tokens of a row of the sampler's cache: the longest prompt and the longest response."""
+    prompt = settings.reading.max_prompt_length or min(load.longest, architecture.max_positions)
+    return min(prompt + settings.sampling.max_new_tokens, architecture.max_positions)
+
+
+def cache_bytes(architecture: Architecture, dtype: Any) -> int:
+    """Keys and values of one token, in all layers."""
+    a = architecture
+    return 2 * a.layers * a.kv_heads * a.head_width * jnp.dtype(dtype).itemsize

@@ -1,0 +1,185 @@
+"""From rewards to advantages, over a whole collection at once.
+
+A penalty for leaving the reference comes off the reward first. Then an estimator compares responses
+with each other, or, with a critic, generalised advantage estimation compares every token with what
+was expected of it. Two things are carried from one collection to the next: the running mean of all
+rewards, and the strength of the penalty, which a controller may steer.
+
+Key to the axes: B prompts, N responses of each, T response positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32
+
+from llm.rollouts import Rollout
+from llm.settings import CriticSettings, KLSettings
+from objectives.advantages import (
+    ADVANTAGES,
+    RunningMean,
+    gae,
+    group_zscore,
+    kl_in_reward,
+    kl_in_token_reward,
+    running_mean,
+    whiten,
+)
+from objectives.recipes import Recipe
+
+MOST = 0.2
+"""Largest relative error of the KL that its controller reacts to."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What one collection leaves to the next.
+
+    Attributes:
+        total: sum of all rewards so far.
+        number: how many there were.
+        kl_coefficient: beta of the KL penalty in the reward, reward per nat.
+    """
+
+    total: float
+    number: float
+    kl_coefficient: float
+
+    def record(self) -> dict[str, float]:
+        """As plain JSON."""
+        return {
+            "total": self.total,
+            "number": self.number,
+            "kl_coefficient": self.kl_coefficient,
+        }
+
+
+def advise(
+    rollouts: Sequence[Rollout],
+    recipe: Recipe,
+    critic: CriticSettings | None,
+    kl: KLSettings,
+    carried: Carried,
+) -> tuple[list[Rollout], Carried]:
+    """Give a collection its advantages.
+
+    Args:
+        rollouts: with rewards, and with what policy, reference and critic say of them.
+        recipe: which estimator, which penalty.
+        critic: how a critic's values are used; None without one.
+        kl: how the penalty is steered.
+        carried: from the collection before.
+
+    Returns:
+        The collection as it is trained on: rewards with the penalty taken off, advantages, and
+        returns for a critic; and what is carried on.
+    """
+    cells = Cells.of(rollouts)
+    beta = carried.kl_coefficient
+    old = cells.spread("old_logp")
+    ref = cells.spread("ref_logp") if "ref_logp" in rollouts[0].known else old
+    reward = kl_in_reward(cells.reward, old, ref, cells.mask, beta)
+    columns: dict[str, Array] = {}
+    total, number = carried.total, carried.number
+    if critic is not None:
+        earned = kl_in_token_reward(cells.reward, old, ref, cells.mask, beta)
+        advantage, returns = gae(
+            earned, cells.spread("old_value"), cells.mask, critic.gamma, critic.lambda_
+        )
+        if critic.whiten:
+            advantage = whiten(advantage, cells.mask)
+        columns = {"advantage": advantage, "returns": returns}
+    elif recipe.advantage == "running_mean":
+        before = RunningMean(jnp.float32(total), jnp.float32(number))
+        advantage, after = running_mean(reward, cells.valid, before)
+        total, number = float(after.total), float(after.number)
+        columns["advantage"] = cells.each_token(advantage)
+    elif recipe.advantage == "group_zscore":
+        floor = float(recipe.std_floor)
+        columns["advantage"] = cells.each_token(group_zscore(reward, cells.valid, floor))
+    elif recipe.advantage is not None:
+        columns["advantage"] = cells.each_token(ADVANTAGES[recipe.advantage](reward, cells.valid))
+    flat = {name: cells.flat(values) for name, values in columns.items()}
+    shaped = np.asarray(reward, np.float64)
+    after = [
+        replace(
+            rollout,
+            # Where nothing is taken off, nothing is rounded either.
+            reward=shaped[b, : len(rollout.reward)] if beta else rollout.reward,
+            known={**rollout.known, **{name: values[b] for name, values in flat.items()}},
+        )
+        for b, rollout in enumerate(rollouts)
+    ]
+    drift = float(jnp.sum(jnp.where(cells.mask, old - ref, 0)) / jnp.sum(cells.valid))
+    return after, Carried(total, number, steered(beta, drift, int(cells.valid.sum()), kl))
+
+
+def steered(beta: float, drift: float, responses: int, kl: KLSettings) -> float:
+    """The next strength of the penalty.
+
+    Args:
+        beta: as it is.
+        drift: KL to the reference, nats per response.
+        responses: how many that was measured on.
+        kl: where to steer, and how fast.
+
+    Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2.
+    """
+    if kl.target is None:
+        return beta
+    error = float(np.clip(drift / kl.target - 1, -MOST, MOST))
+    return beta * (1 + error * responses / kl.horizon)
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A collection of uneven groups of uneven responses as arrays with gaps.
+
+    Attributes:
+        rollouts: the collection.
+        reward: 0 where a group has no such response.
+        valid: which responses exist.
+        mask: which tokens do.
+    """
+
+    rollouts: Sequence[Rollout]
+    reward: Float[Array, "B N"]
+    valid: Bool[Array, "B N"]
+    mask: Bool[Array, "B N T"]
+
+    @classmethod
+    def of(cls, rollouts: Sequence[Rollout]) -> "Cells":
+        """Lay a collection out."""
+        many = max(len(rollout.reward) for rollout in rollouts)
+        most = max(length for rollout in rollouts for length in rollout.lengths)
+        reward = np.zeros((len(rollouts), many), np.float32)
+        mask = np.zeros((len(rollouts), many, most), bool)
+        for b, rollout in enumerate(rollouts):
+            reward[b, : len(rollout.reward)] = rollout.reward
+            for n, length in enumerate(rollout.lengths):
+                mask[b, n, :length] = True
+        return cls(rollouts, jnp.asarray(reward), jnp.asarray(mask.any(axis=2)), jnp.asarray(mask))
+
+    def spread(self, name: str) -> Float[Array, "B N T"]:
+        """Numbers per token in their places; 0 in the gaps."""
+        values = np.zeros(self.mask.shape, np.float32)
+        values[np.asarray(self.mask)] = np.concatenate([r.known[name] for r in self.rollouts])
+        return jnp.asarray(values)
+
+    def each_token(self, values: Float[Array, "B N"]) -> Float[Array, "B N T"]:
+        """The number of a response at each of its tokens."""
+        return jnp.where(self.mask, values[..., None], 0)
+
+    def flat(self, values: Float[Array, "B N T"]) -> list[Float32[np.ndarray, "_"]]:
+        """Numbers per token of each group, one response after the other."""
+        flat = np.asarray(values, np.float32)[np.asarray(self.mask)]
+        ends = np.cumsum([sum(rollout.lengths) for rollout in self.rollouts])[:-1]
+        return np.split(flat, ends)
+
+
+def as_known(rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
+    """What a batch is told of every token, by the names it has for it."""
+    return {name: [rollout.known[name] for rollout in rollouts] for name in rollouts[0].known}

@@ -1,0 +1,149 @@
+"""The outer half of Algorithm 1 as a source of batches: collect, then serve T passes over it.
+
+Two numbers say how far from on-policy a run is. B / M, the gradient steps in one pass over a
+collection: the later ones learn from a policy that is no more. And T, the passes: how often the
+same samples are used again. With both at 1 every step sees samples of the very policy it moves.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from llm.collection import Collector, Interrupted
+from llm.data.declared import plan_within
+from llm.data.order import Order
+from llm.data.packing import Batch, Shape
+from llm.data.plan import Plan
+from llm.fresh_advantages import Carried, as_known
+from llm.journal import Journal
+from llm.progress import Bar
+from llm.rollouts import Rollouts, path_of, read_rollouts
+from llm.train import Put, Stop
+from llm.update import TrainState
+
+DISAGREEMENT = {"float32": 1e-3, "bfloat16": 0.25}
+"""Nats per token by which sampler and scorer may differ before it is worth a warning."""
+
+
+@dataclass(eq=False)
+class Fresh:
+    """Batches of what the policy writes while it learns.
+
+    Attributes:
+        collector: makes a collection.
+        shapes: all that batches will have.
+        shards: data shards of the mesh.
+        width: of the model.
+        put: places a batch on the devices.
+        journal: gets a line for each collection.
+        bar: tells how far one is.
+        begin: steps taken before; a collection they end in the middle of is on disk.
+        dtype: of the arithmetic.
+        stalls: nothing can be made ready here.
+    """
+
+    collector: Collector
+    shapes: tuple[Shape, ...]
+    shards: int
+    width: int
+    put: Put
+    journal: Journal
+    bar: Bar
+    begin: int
+    dtype: str
+    stalls: int = 0
+    plan: Plan | None = field(default=None, init=False)
+    iteration: int = field(default=-1, init=False)
+    carried: Carried = field(init=False)
+
+    def __post_init__(self) -> None:
+        steps, recipe = self.collector.recipe.reuse.steps, self.collector.recipe
+        self.carried = Carried(0.0, 0.0, float(recipe.kl_in_reward))
+        iteration, within = divmod(self.begin, steps)
+        if within:
+            # The policy that wrote it is gone: what is on disk is all there is.
+            self.serve(read_rollouts(path_of(self.collector.folder, iteration)))
+        elif iteration:
+            before = read_rollouts(path_of(self.collector.folder, iteration - 1))
+            self.carried = Carried(**before.facts["carried"])
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps from one collection to the next."""
+        return self.collector.recipe.reuse.steps
+
+    def waits(self, number: int) -> bool:
+        """Whether a step is the first on a collection."""
+        return (number - 1) // self.steps != self.iteration
+
+    def take(self, number: int, state: TrainState, stop: Stop) -> list[Batch] | None:
+        """The batches of a step; for the first on a collection, that is made before."""
+        if self.waits(number):
+            try:
+                self.collect(number, state, stop)
+            except Interrupted:
+                return None
+        plan, place = self.plan_at(number)
+        return [self.put(batch) for batch in plan.micro_batches(place)]
+
+    def plan_at(self, number: int) -> tuple[Plan, int]:
+        """The plan of the collection at hand."""
+        assert self.plan is not None
+        return self.plan, (number - 1) % self.steps
+
+    def collect(self, number: int, state: TrainState, stop: Stop) -> None:
+        """Make the collection that a step is the first to learn from."""
+        import jax
+
+        def go_on(share: float) -> bool:
+            self.bar.say(f"collecting {share:.0%}")
+            return stop.signal is None
+
+        self.bar.say("collecting")
+        iteration = (number - 1) // self.steps
+        # Text and rewards are made on the host, piece by piece.
+        with jax.transfer_guard("allow"):
+            collected = self.collector.collect(iteration, state.trainable, self.carried, go_on)
+        self.serve(collected)
+        numbers = {"iteration": iteration, **collected.facts["numbers"]}
+        # A line belongs to the first step that learns from it: a resumed run takes it back with it.
+        self.journal.write(number, "rollout", numbers, collected.facts["clock"])
+        gap = collected.facts["numbers"].get("sampler_gap")
+        if gap is not None:
+            self.tell(number, gap)
+
+    def tell(self, number: int, gap: float) -> None:
+        """Say whether sampler and scorer agree: once, and whenever they do not."""
+        worst = DISAGREEMENT.get(self.dtype, 1e-3)
+        if gap > worst:
+            self.bar.print(
+                f"[yellow]step {number}: sampler and scorer differ by {gap:.2g} nats on a token[/];"
+                " importance ratios begin that far from 1"
+            )
+        elif number == 1:
+            self.bar.print(
+                f"sampler and scorer agree: on no token do they differ by more than {gap:.1g} nats"
+            )
+
+    def serve(self, collected: Rollouts) -> None:
+        """Cut a collection into the steps that learn from it, each pass in an order of its own."""
+        recipe, settings = self.collector.recipe, self.collector.settings
+        groups = [rollout.group for rollout in collected.rollouts]
+        seed = int(
+            np.random.SeedSequence([settings.seed, collected.iteration]).generate_state(1)[0]
+        )
+        self.plan = plan_within(
+            self.shapes,
+            groups,
+            Order(len(groups), len(groups) // recipe.reuse.minibatches, seed),
+            settings.packing,
+            steps=self.steps,
+            shards=self.shards,
+            width=self.width,
+            known=as_known(collected.rollouts),
+        )
+        self.iteration = collected.iteration
+        self.carried = Carried(**collected.facts["carried"])
+
+    def close(self) -> None:
+        """Nothing works ahead."""

@@ -1,0 +1,214 @@
+"""What a policy wrote while it was trained: every response, as text and as numbers, on disk.
+
+A collection is the middle of Algorithm 1: responses, their rewards, and what the objective is told
+about each of their tokens. It is kept whole, one file each, because the inner steps that follow
+cannot be resumed without it (the policy that wrote it is gone by then), because labels may have
+cost money, and because reading what a policy writes is how reward hacking is found. The files are
+Parquet, a row per response, which any table program opens.
+
+Key to the axes: N responses of a prompt, T tokens of a response.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32
+
+from llm.data.examples import Group
+from llm.rewards import Written
+
+FOLDER = "rollouts"
+SUFFIX = ".parquet"
+METADATA = b"modeseek"
+
+PER_TOKEN = {
+    "logp": "old_logp",
+    "ref_logp": "ref_logp",
+    "value": "old_value",
+    "return": "returns",
+    "advantage": "advantage",
+}
+"""Columns with a number per token, and what a batch calls them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """One prompt of a collection and the responses to it.
+
+    Attributes:
+        prompt_id: what tells it from the run's other prompts in the random keys.
+        where: file and row the prompt was read from.
+        source: who wrote the responses: ``policy``, ``reference`` or ``dataset``.
+        prompt: token ids.
+        responses: as text and as token ids.
+        reward: what they are trained on.
+        gold: a reward that is only looked at; None where there is none.
+        known: numbers per token of all responses, one response after the other, by the name that a
+            batch has for them: ``old_logp`` under the distribution that drew them, nats; further
+            ``ref_logp``, ``old_value``, ``returns`` and ``advantage``, where they exist.
+    """
+
+    prompt_id: int
+    where: str
+    source: str
+    prompt: Int32[np.ndarray, "_"]
+    responses: tuple[Written, ...]
+    reward: Float64[np.ndarray, " N"]
+    gold: Float64[np.ndarray, " N"] | None = None
+    known: Mapping[str, Float32[np.ndarray, "_"]] = field(default_factory=dict)
+
+    @property
+    def group(self) -> Group:
+        """What is trained on."""
+        return Group(
+            prompt=self.prompt,
+            responses=tuple(response.tokens for response in self.responses),
+            rewards=self.reward.astype(np.float32),
+            where=self.where,
+        )
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each response, the one that ended it included."""
+        return [len(response.tokens) for response in self.responses]
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """One collection.
+
+    Attributes:
+        iteration: of Algorithm 1, counted from 0.
+        rollouts: one for each prompt.
+        facts: everything else there is to say, as plain JSON: the policy's fingerprint, the numbers
+            of the collection, and what is carried from it to the next.
+    """
+
+    iteration: int
+    rollouts: list[Rollout]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def path_of(run: Path, iteration: int) -> Path:
+    """Where a run keeps a collection."""
+    return run / FOLDER / f"{iteration:06d}{SUFFIX}"
+
+
+def rollout_files(run: Path) -> list[Path]:
+    """The complete collections of a run, in order."""
+    return sorted((run / FOLDER).glob(f"*{SUFFIX}"))
+
+
+def write_rollouts(path: Path, collected: Rollouts) -> None:
+    """Write a collection whole, or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {
+        "iteration": pa.int32(),
+        "prompt_id": pa.int64(),
+        "response_id": pa.int32(),
+        "source": pa.string(),
+        "where": pa.string(),
+        "prompt": pa.string(),
+        "response": pa.string(),
+        "prompt_tokens": pa.list_(pa.int32()),
+        "tokens": pa.list_(pa.int32()),
+        "finished": pa.bool_(),
+        "reward": pa.float64(),
+        "gold": pa.float64(),
+        **{column: pa.list_(pa.float32()) for column in PER_TOKEN},
+    }
+    schema = pa.schema(list(kinds.items()), {METADATA: json.dumps(collected.facts).encode()})
+    rows = list(rows_of(collected))
+    table = pa.table({name: [row[name] for row in rows] for name in kinds}, schema=schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, partial)
+    os.replace(partial, path)
+
+
+def rows_of(collected: Rollouts) -> Iterable[dict[str, Any]]:
+    """A row for each response."""
+    for rollout in collected.rollouts:
+        ends = np.cumsum(rollout.lengths)[:-1]
+        parts = {name: np.split(values, ends) for name, values in rollout.known.items()}
+        for n, response in enumerate(rollout.responses):
+            yield {
+                "iteration": collected.iteration,
+                "prompt_id": rollout.prompt_id,
+                "response_id": n,
+                "source": rollout.source,
+                "where": rollout.where,
+                "prompt": response.prompt,
+                "response": response.response,
+                "prompt_tokens": rollout.prompt,
+                "tokens": response.tokens,
+                "finished": response.finished,
+                "reward": rollout.reward[n],
+                "gold": None if rollout.gold is None else rollout.gold[n],
+                **{
+                    column: parts[name][n] if name in parts else None
+                    for column, name in PER_TOKEN.items()
+                },
+            }
+
+
+def read_rollouts(path: Path) -> Rollouts:
+    """Read a collection back, every number as it was.
+
+    Raises:
+        OSError: if the file cannot be read; names it and the remedy.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        facts = json.loads(table.schema.metadata[METADATA])
+        rows = table.to_pylist()
+        together: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            together.setdefault(row["prompt_id"], []).append(row)
+        iteration = rows[0]["iteration"]
+        return Rollouts(iteration, [rollout_of(rows) for rows in together.values()], facts)
+    except (pa.ArrowException, OSError, KeyError, TypeError, IndexError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise OSError(
+            f"the rollouts {path} cannot be read ({first}): delete that file, and the run goes on "
+            "from the checkpoint before it, or begins anew where there is none."
+        ) from None
+
+
+def rollout_of(rows: Sequence[Mapping[str, Any]]) -> Rollout:
+    """One prompt from the rows of its responses."""
+    first = rows[0]
+    known = {
+        name: np.concatenate([np.asarray(row[column], np.float32) for row in rows])
+        for column, name in PER_TOKEN.items()
+        if first[column] is not None
+    }
+    responses = tuple(
+        Written(
+            prompt=row["prompt"],
+            response=row["response"],
+            tokens=np.asarray(row["tokens"], np.int32),
+            finished=row["finished"],
+        )
+        for row in rows
+    )
+    return Rollout(
+        prompt_id=first["prompt_id"],
+        where=first["where"],
+        source=first["source"],
+        prompt=np.asarray(first["prompt_tokens"], np.int32),
+        responses=responses,
+        reward=np.array([row["reward"] for row in rows], np.float64),
+        gold=None if first["gold"] is None else np.array([row["gold"] for row in rows]),
+        known=known,
+    )
