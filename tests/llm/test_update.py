@@ -13,9 +13,10 @@ from llm.model import RewardModel, abstract_decoder, parameters, with_parameters
 from llm.model.architecture import architecture_from_config
 from llm.model.lora import LoRA
 from llm.optimizer import optimizer
+from llm.sampler.draws import Rule
 from llm.settings import OFFLINE_RECIPES, REWARD_MODEL, OptimizerSettings
 from llm.update import Fixed, Learner, Sums, TrainState
-from objectives import CPO, DPO, KTO
+from objectives import CPO, DPO, KTO, PPO
 from objectives.pytrees import pytree
 from objectives.responses import Responses
 from objectives.terms import Terms
@@ -35,6 +36,7 @@ from tests.llm.tiny_runs import (
 
 UNEVEN = ((3, 5, 40), (20, 1, 9), (7, 12, 2), (1, 30, 31), (11, 4, 4))
 NO_REFERENCE = Fixed({})
+DIVERGENCES = ("forward_kl_per_token", "reverse_kl_per_token")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -148,9 +150,8 @@ def test_a_policy_that_is_its_reference_has_loss_log_2_and_no_divergence(decoder
     found = total(measure(policy, Fixed({}, policy), batch, DPO()) for batch in pieces)
     mean = {name: value / weight for name, (value, weight) in found.items()}
     np.testing.assert_allclose(mean["loss"], np.log(2), rtol=1e-6)
-    for name in ("margin", "chosen_log_ratio", "rejected_log_ratio", "reverse_kl_per_token"):
+    for name in ("margin", "chosen_log_ratio", "rejected_log_ratio", *DIVERGENCES):
         assert mean[name] == 0, name
-    assert abs(mean["forward_kl_per_token"]) < 1e-6
 
 
 def test_fresh_adapters_leave_the_base_and_are_at_no_distance_from_it(pieces):
@@ -192,6 +193,47 @@ def test_a_log_ratio_to_nothing_is_not_called_one(decoder, pieces, policy):
     assert {"chosen_logp", "rejected_logp"} < metrics(decoder, alone)
     assert {"chosen_log_ratio", "rejected_log_ratio"} < metrics(decoder, known)
     assert {"chosen_reward", "rejected_reward"} < metrics(RewardModel(decoder), pieces[0])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(0.7, top_k=20, top_p=0.8),
+        pytest.param(Rule(0.3), marks=pytest.mark.slow),
+        pytest.param(Rule(1.5), marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("adapted", [False, True], ids=["frozen copy", "base of the adapters"])
+def test_equal_models_are_at_no_distance_at_any_temperature(pieces, policy, rule, adapted):
+    module = make_decoder(lora=LoRA(rank=2) if adapted else None)
+    values = parameters(module) | policy
+    trainable = {path: v for path, v in values.items() if not adapted or "lora_" in path}
+    frozen = {path: value for path, value in values.items() if path not in trainable}
+    learner = make_learner(module, base=adapted, rule=rule)
+    given = trainable, Fixed(frozen, None if adapted else values), pieces[0]
+    judged = jax.jit(learner.judge)(*given)
+    assert not np.any(judged.forward_kl) and not np.any(judged.reverse_kl)
+    np.testing.assert_array_equal(judged.logp, judged.ref_logp)
+    found = jax.jit(learner.sums)(*given, DPO()).metrics
+    assert all(found[name][0] == 0 for name in (*DIVERGENCES, "chosen_log_ratio", "margin"))
+
+
+def test_what_was_known_when_a_response_was_written_reaches_the_objective(decoder, pieces, policy):
+    learner, batch = make_learner(decoder, rule=Rule(0.7)), pieces[0]
+    look = jax.jit(learner.look)
+    alone = look(policy, NO_REFERENCE, batch)
+    assert alone.responses.advantage is None and "off_policy_per_token" not in alone.metrics
+    # A scorer at another temperature than the sampler's would be off by this much.
+    elsewhere = jax.jit(make_learner(decoder).look)(policy, NO_REFERENCE, batch).logp
+    assert jnp.abs(elsewhere - alone.logp).max() > 0.1
+    moved = jnp.where(batch.mask, alone.logp + 0.25, 0)
+    known = replace(batch, old_logp=moved, advantage=2 * moved)
+    seen = look(policy, NO_REFERENCE, known)
+    np.testing.assert_array_equal(seen.responses.old_logp, moved)
+    np.testing.assert_array_equal(seen.responses.advantage, 2 * moved)
+    np.testing.assert_allclose(seen.metrics["off_policy_per_token"].mean(), 0.25, rtol=1e-5)
+    shapes = jax.eval_shape(learner.measure, policy, NO_REFERENCE, known, PPO())
+    assert "ratio" in shapes and "kl_to_reference" not in shapes  # to what?
 
 
 # What follows needs no model: a state of two numbers, and sums as a batch would give them.

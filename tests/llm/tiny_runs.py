@@ -20,7 +20,7 @@ from llm.data.examples import Group
 from llm.data.order import InOrder
 from llm.data.packing import Batch
 from llm.data.plan import PackingSettings, Plan, make_plan
-from llm.model import Decoder, RewardModel
+from llm.model import ActorCritic, Decoder, RewardModel
 from llm.model.architecture import architecture_from_config
 from llm.model.lora import LoRA
 from llm.update import Learner, Parameters
@@ -124,7 +124,7 @@ def in_pieces(groups: list[Group], max_tokens: int = 64) -> Plan:
     return make_plan(groups, InOrder(len(groups), len(groups)), settings, steps=1, width=16)
 
 
-def make_learner(module: Decoder | RewardModel, **fields: Any) -> Learner:
+def make_learner(module: Decoder | RewardModel | ActorCritic, **fields: Any) -> Learner:
     """A learner that walks straight down the gradient, a unit at a time."""
     given = {"transformation": optax.sgd(1.0), "rate": optax.constant_schedule(1.0)} | fields
     return Learner(module=module, **given)
