@@ -52,16 +52,16 @@ clean: ## remove .venv and every cache
 
 # One stamp per set of extras; each is stale when a dependency or a pin has changed.
 $(VENV)/.test: $(PINS) | $(VENV)/bin/python
-	$(INSTALL) -c constraints.txt -e '.[llm,test]'
+	$(INSTALL) -c constraints.txt -e '.[llm,rewards,test]'
 	@touch $@
 
 $(VENV)/.dev: $(PINS) | $(VENV)/bin/python
-	$(INSTALL) -c constraints.txt -e '.[llm,test,dev]'
+	$(INSTALL) -c constraints.txt -e '.[llm,rewards,test,dev]'
 	@touch $@
 
 # By pip in either case: it follows the configuration that says where this machine's torch is.
 $(VENV)/.parity: $(PINS) | $(VENV)/bin/python
-	$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llm,test,parity]'
+	$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llm,rewards,test,parity]'
 	@touch $@
 
 $(VENV)/bin/python:

@@ -85,6 +85,9 @@ PANELS = (
         ("chosen_logp", "rejected_logp"),
         PAIR,
     ),
+    Panel(
+        "Reward of fresh responses", "in its own units", ("reward", "gold"), ("trained on", "gold")
+    ),
     Panel("Reward", "model's score", ("chosen_reward", "rejected_reward"), PAIR, 0.0),
     Panel("Likelihood of the data", "log-probability, nats", ("logp",)),
     Panel("Gain in likelihood", "log-ratio to the reference, nats", ("log_ratio",), (), 0.0),
@@ -93,6 +96,20 @@ PANELS = (
         "exact KL, nats per token",
         ("forward_kl_per_token", "reverse_kl_per_token"),
         ("KL(ref || policy)", "KL(policy || ref)"),
+        0.0,
+    ),
+    Panel(
+        "Distance from the reference",
+        "exact KL, nats per response",
+        ("forward_kl", "reverse_kl"),
+        ("KL(ref || policy)", "KL(policy || ref)"),
+        0.0,
+    ),
+    Panel(
+        "Staleness of the samples",
+        "nats per token",
+        ("off_policy_per_token",),
+        (),
         0.0,
     ),
     Panel("Spread of the policy", "entropy, nats per token", ("entropy_per_token",)),

@@ -215,8 +215,8 @@ def held_out_of(run: Run) -> list[Group]:
     if run.name in ONLINE_RECIPES:
         raise ValueError(
             f"{run.folder} learned from what it wrote itself, and held out prompts alone: give "
-            "--data with labelled responses. Its own looks at held-out prompts are in metrics.jsonl "
-            "(`modeseek plot`)."
+            "--data with labelled responses. What it made of those prompts is in metrics.jsonl; "
+            "`modeseek plot` draws it."
         )
     prepared = prepare(run.name, TRAIN_RECIPES[run.name], run.settings, lambda line: None)
     if not prepared.held_out:

@@ -3,7 +3,9 @@
 Everything here is made once, between reading the weights and compiling the first program.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +31,7 @@ from llm.rescoring import Rescorer
 from llm.sampler import Sampling, stop_tokens
 from llm.sampler.draws import Rule
 from llm.sampler.engine import LocalEngine
+from llm.state import flatten, is_free
 from llm.train import Put, means, shape
 from llm.update import Fixed, Learner, Parameters
 
@@ -132,7 +135,7 @@ def with_reference(
     passed = one_pass(prepared, loaded, everything)
     found = (batch for step in range(passed.steps) for batch in passed.micro_batches(step))
     total = round(passed.steps * passed.micro_batches_per_step)
-    key = f"{prepared.reference_key}-{loaded.module.dtype}"
+    key = f"{prepared.reference_key}-{loaded.policy(loaded.values).dtype}"
     batches = counted(console, "reference", found, total)
     numbers = cached_reference(everything, key, batches, score)
     cut = len(prepared.groups)
@@ -181,8 +184,7 @@ def evaluator(
 
 def bounds_of(prepared: Prepared) -> Bounds:
     """What no group of an online run exceeds."""
-    everything = [*prepared.groups, *prepared.held_out]
-    prompts = [len(group.prompt) for group in everything]
+    prompts = [len(group.prompt) for group in prepared.groups]
     given = prepared.groups if prepared.settings.offline else []
     return Bounds(
         prompt=max(prompts),
@@ -326,6 +328,12 @@ def trial_of(
     )
 
 
+def identity_of(record: Mapping[str, Any]) -> str:
+    """What a run has in common with its continuation and with nothing else."""
+    flat = {key: value for key, value in flatten(dict(record)).items() if not is_free(key)}
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def fresh_of(
     prepared: Prepared,
     loaded: Loaded,
@@ -351,6 +359,7 @@ def fresh_of(
         critic=settings.critic if prepared.has_critic else None,
         folder=prepared.out,
         visit=order.batch,
+        run=identity_of(prepared.record),
     )
     return Fresh(
         collector,

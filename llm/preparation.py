@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from llm.cache import cache_folder
 from llm.checkpoints.folders import find_model, open_weights, read_architecture, read_config
 from llm.data.examples import DataSettings, Example, Group
 from llm.data.holdout import hold_out
@@ -22,10 +23,11 @@ from llm.embedded.examples import built_in
 from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR, embedded_model
 from llm.journal import check_loggers
 from llm.model.architecture import Architecture
-from llm.reference import cache_folder, data_fingerprint, model_fingerprint
-from llm.rewards import Reward, RewardContext, read_reward
+from llm.reference import data_fingerprint, model_fingerprint
+from llm.rewards import Reward, RewardContext, identity, read_reward
 from llm.settings import (
     NEEDS_REFERENCE,
+    ONLINE_RECIPES,
     REWARD_MODEL,
     WITH_CRITIC,
     Training,
@@ -140,7 +142,7 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     out = settings.out or Path("runs") / name
     check_folder(out)
     check_loggers(settings.log)
-    if is_online(recipe):
+    if name in ONLINE_RECIPES or is_online(recipe):
         # The paper's B and M: the steps of one pass over a collection share it evenly.
         recipe = recipe.with_collection(prompts=settings.batch * recipe.reuse.minibatches)
         check_online(name, recipe, settings)
@@ -152,10 +154,10 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     if settings.adapters.rank == 0 and settings.reference == "model":
         say("a frozen copy of the model is kept in memory beside the one that trains")
     tokenizer = read_tokenizer(folder)
-    context = RewardContext(tokenizer=tokenizer, cache=cache_folder(), say=say)
+    context = RewardContext(tokenizer=tokenizer, cache=cache_folder() / "rewards", say=say)
+    specs = reward_specs(recipe, settings)
     reward, gold = (
-        None if spec is None else read_reward(spec, settings.rewards, context)
-        for spec in reward_specs(recipe, settings)
+        None if spec is None else read_reward(spec, settings.rewards, context) for spec in specs
     )
     reading = settings.reading
     limits: dict[str, Any] = {
@@ -172,7 +174,9 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
         held_out = tokenize(aside, tokenizer, reading, **limits)
     else:
         groups, held_out = hold_out(groups, reading.eval_share, settings.seed)
-    if not is_online(recipe):
+    if is_online(recipe):
+        check_prompts(groups)
+    else:
         check_recipe(recipe, groups)
     check_settings(name, recipe, settings, len(groups))
     prints = {
@@ -189,6 +193,7 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     if is_online(recipe):
         method = as_record(recipe)
         record |= {name: method[name] for name in METHOD}
+        record["judges"] = {k: v for spec in specs if spec for k, v in identity(spec).items()}
     return Prepared(
         name=name,
         recipe=recipe,
@@ -247,6 +252,15 @@ def with_room(reading: DataSettings, settings: Training, context: int) -> DataSe
 
 def check_online(name: str, recipe: Recipe, settings: Training) -> None:
     """Raise ValueError for an online run that cannot be trained as asked."""
+    if not is_online(recipe):
+        raise ValueError(
+            f"--collection.source dataset leaves {name} nothing to write: choose policy or "
+            "reference, give some prompts the responses of the data set with --offline, or train "
+            f"with a recipe for data that exist, such as {name.removeprefix('online_')}."
+            if name.startswith("online_")
+            else f"--collection.source dataset leaves {name} nothing to write: choose policy or "
+            "reference, and give some prompts the responses of the data set with --offline."
+        )
     if settings.reference == "cache":
         raise ValueError(
             "--reference cache is for data that exist: what the policy writes is compared with the "
@@ -264,10 +278,23 @@ def check_online(name: str, recipe: Recipe, settings: Training) -> None:
             f"--kl.target {settings.kl.target} steers a penalty that is not there: give "
             "--kl-in-reward a strength to begin with."
         )
-    if not recipe.collection.temperature > 0:
-        raise ValueError("--collection.temperature must be above 0: greedy answers cannot differ.")
+    if settings.kl.target is not None and recipe.collection.source == "reference":
+        raise ValueError(
+            f"--kl.target {settings.kl.target} steers by what the policy writes, and here the "
+            "reference writes: leave it out, or give --collection.source policy."
+        )
+    if not 0 <= settings.seed < 2**32:
+        raise ValueError(f"--seed is {settings.seed}; responses are drawn with 0 to 2**32 - 1.")
+    prompts, given = recipe.collection.prompts, offline_prompts(settings, recipe)
+    if settings.offline and not 0 < given < prompts:
+        raise ValueError(
+            f"--offline {settings.offline} of the {prompts} prompts of a collection is {given}: "
+            "give a share that leaves some to the data set and some to the policy, or more "
+            "prompts with --batch or --reuse.minibatches."
+        )
     objective = type(recipe.objective).__name__
-    compares = objective in NEEDS_PAIRS or recipe.advantage in COMPARES
+    ranks = objective == "BestOfN" or (objective == "AWR" and recipe.advantage is None)
+    compares = ranks or objective in NEEDS_PAIRS or recipe.advantage in COMPARES
     if compares and recipe.collection.responses < 2 and name not in WITH_CRITIC:
         raise ValueError(
             f"--collection.responses {recipe.collection.responses} leaves {objective} nothing to "
@@ -279,6 +306,21 @@ def check_online(name: str, recipe: Recipe, settings: Training) -> None:
         raise ValueError(
             "a critic learns token by token, beside an objective that does: give "
             "--objective.normalize token or length."
+        )
+
+
+def offline_prompts(settings: Training, recipe: Recipe) -> int:
+    """Prompts of a collection whose responses are those of the data set."""
+    return round(settings.offline * recipe.collection.prompts)
+
+
+def check_prompts(groups: Sequence[Group]) -> None:
+    """Raise ValueError for a prompt that nothing can be written to."""
+    empty = [group.where for group in groups if not len(group.prompt)]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} prompts are empty, the first in {empty[0]}: a response is written after "
+            "at least one token. Leave those rows out, or use a tokenizer that begins a text."
         )
 
 

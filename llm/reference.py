@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from llm.cache import cache_folder as cache_folder
 from llm.data.examples import Group
 from llm.data.packing import Batch
 
@@ -22,14 +23,6 @@ SAMPLE = 1 << 20
 
 UNKNOWN = np.nan
 """Stands in the cache for what has not been computed."""
-
-
-def cache_folder() -> Path:
-    """Where things live that can be made again: $MODESEEK_CACHE, or the user's cache folder."""
-    named = os.environ.get("MODESEEK_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "modeseek"
 
 
 def model_fingerprint(folder: Path) -> str:

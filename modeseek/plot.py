@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from figures.training_run import Curves
 
 ROUNDING = 1e-5
-"""Margins below this are differences of equal numbers."""
+"""Margins, and nats, below this are differences of equal numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +79,14 @@ def curves(folder: Path, name: str) -> "Curves":
 
     run = open_run(folder)
     lines = [decided(line) for line in read_lines(folder / METRICS)]
-    train, held_out = (columns(lines, kind) for kind in ("train", "eval"))
+    train, fresh, held_out = (columns(lines, kind) for kind in ("train", "rollout", "eval"))
     if not train:
         raise ValueError(f"{folder} has taken no step yet: there is nothing to draw.")
     objective = run.record["objective"][""] if run.name != "reward_model" else run.name
-    return Curves(name, objective, train, held_out)
+    stale = train.get("off_policy_per_token")
+    if stale is not None and stale[1].max() < ROUNDING:
+        del train["off_policy_per_token"]  # every step saw samples of the policy it moved
+    return Curves(name, objective, train | fresh, held_out)
 
 
 def decided(line: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,15 @@ def main(arguments: list[str]) -> None:
 
 
 def quiet() -> None:
-    """Keep libraries from talking between our lines: what matters is said by an error."""
+    """Keep libraries from talking between our lines, and compiled programs for the next command.
+
+    What matters is said by an error. To be called before JAX is imported.
+    """
+    from llm.cache import program_folder
+
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(program_folder()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

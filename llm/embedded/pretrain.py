@@ -25,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Float64
 from rich.console import Console
 
+from llm.cache import cache_folder
 from llm.checkpoints.write import save_model
 from llm.data.examples import DataSettings, Example, Group
 from llm.data.order import InOrder, Order
@@ -36,7 +37,6 @@ from llm.embedded.tokenizer import train_tokenizer
 from llm.model import Decoder, parameters, with_parameters
 from llm.model.architecture import Architecture, config_from_architecture
 from llm.progress import Bar
-from llm.reference import cache_folder
 from llm.scoring import score
 from llm.update import Fixed, Learner, Sum, TrainState
 from objectives import SFT
