@@ -195,7 +195,7 @@ def make_client(settings: JudgeSettings) -> Any:
     """A client for the judge's server.
 
     Raises:
-        ValueError: if the package is missing, or the key that OpenAI's server asks for.
+        ValueError: if the package is missing, or the key or the cap that OpenAI's server needs.
     """
     try:
         import openai
@@ -208,7 +208,13 @@ def make_client(settings: JudgeSettings) -> Any:
     if key is None and address is None:
         raise ValueError(
             f"the judge's server asks for a key: set the environment variable {KEY}, or give the "
-            "address of a server of your own with base_url."
+            "address of a server of your own with --rewards.judge.base-url."
+        )
+    if address is None and settings.max_cost is None:
+        raise ValueError(
+            "the judge's server is paid for by the token, and nothing says how much may be spent: "
+            "give --rewards.judge.max-cost with --rewards.judge.price-in and price-out, or the "
+            "address of a server of your own with --rewards.judge.base-url."
         )
     return openai.OpenAI(
         api_key=key or NO_KEY, base_url=address, timeout=settings.timeout, max_retries=0

@@ -36,6 +36,10 @@ from llm.settings import REWARD_MODEL
 SHORTEST = 64
 """Positions of the shortest row."""
 
+WIDTHS = 2
+"""Positions of a row of responses that share a prompt, in widths of the model: attention over them
+costs a third of the rest. Beyond it, reading the prompt once more is cheaper."""
+
 PER_ROW = 4
 """Groups for each row of a batch: short ones share rows, up to this many on average."""
 
@@ -54,6 +58,7 @@ class BradleyTerry:
         tokenizer: the model's own.
         reading: how prompts and responses become tokens.
         limit: most tokens of a prompt with one response.
+        width: D of the model.
         max_tokens: positions of a batch.
     """
 
@@ -62,13 +67,15 @@ class BradleyTerry:
     tokenizer: Any
     reading: DataSettings
     limit: int | None
+    width: int
     max_tokens: int
 
     def __call__(self, groups: Sequence[Sequence[Written]]) -> list[PerResponse]:
         """Scores, in nats of preference."""
         flat = [written for group in groups for written in group]
         rendered = self.render(flat)
-        shared, members = share_prompts(rendered, groups, self.max_tokens)
+        most = min(WIDTHS * self.width, self.max_tokens)
+        shared, members = share_prompts(rendered, groups, most)
         found = np.zeros(len(flat))
         for batch in batches(shared, self.max_tokens):
             scores = jax.device_get(self.score(jax.device_put(batch)))
@@ -104,18 +111,19 @@ def written_twice(tokenizer: Any) -> str:
 
 
 def share_prompts(
-    rendered: Sequence[Group], groups: Sequence[Sequence[Written]], max_tokens: int
+    rendered: Sequence[Group], groups: Sequence[Sequence[Written]], most: int
 ) -> tuple[list[Group], list[list[int]]]:
-    """Put responses that have a prompt in common together, as many as a batch can hold.
+    """Put responses that have a prompt in common together, as many as a row can hold.
 
     Args:
         rendered: every response alone.
         groups: which of them belong together.
-        max_tokens: positions of a batch.
+        most: positions of a row, unless one response alone takes more.
 
     Returns:
         Groups, and for each which of the responses it holds.
     """
+    most = max([most, *map(run_length, rendered)])
     shared: list[Group] = []
     members: list[list[int]] = []
     start = 0
@@ -126,7 +134,7 @@ def share_prompts(
             for number in range(begun, len(shared)):
                 so_far = shared[number]
                 same = np.array_equal(so_far.prompt, one.prompt)
-                if same and run_length(so_far) + one.scored <= max_tokens:
+                if same and run_length(so_far) + one.scored <= most:
                     shared[number] = together(so_far, one)
                     members[number].append(index)
                     break
@@ -197,8 +205,10 @@ def bradley_terry(name: str, place: str, max_tokens: int) -> BradleyTerry:
         )
     open_weights(folder)  # a folder without any that are safe to open is refused here
     read_template(reading.template)
-    limit = length_limit(reading, read_architecture(folder).max_positions)
-    return BradleyTerry(name, folder, read_tokenizer(folder), reading, limit, max_tokens)
+    architecture = read_architecture(folder)
+    limit = length_limit(reading, architecture.max_positions)
+    tokenizer = read_tokenizer(folder)
+    return BradleyTerry(name, folder, tokenizer, reading, limit, architecture.width, max_tokens)
 
 
 def find_reward_model(place: str) -> tuple[Path, DataSettings]:

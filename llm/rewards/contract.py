@@ -25,8 +25,9 @@ class Written:
     """A response as a reward sees it.
 
     Attributes:
-        prompt: what it answers, as text.
-        response: the answer, as text.
+        prompt: what it answers, as text to the letter: a reward model reads it as it was trained
+            to, so white space at either end counts.
+        response: the answer, likewise, without the stop token.
         tokens: of the answer, with the stop token that ended it.
         finished: whether it ended by itself and was not cut.
     """

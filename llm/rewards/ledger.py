@@ -14,6 +14,9 @@ from pathlib import Path
 from threading import Condition
 from typing import Any
 
+FLAGS = "--rewards.judge."
+"""What the flags of the caps begin with."""
+
 
 class CapReached(Exception):
     """One more request could cost more than may be spent."""
@@ -68,10 +71,10 @@ class Ledger:
     def limits(self, dollars: float) -> str:
         """Which cap is reached, in words."""
         if self.calls >= self.max_calls:
-            return f"{self.calls} requests were made, and max_calls is {self.max_calls}"
+            return f"{self.calls} requests were made, and {FLAGS}max-calls is {self.max_calls}"
         return (
             f"{self.dollars:.4f} dollars were spent, one more request could cost {dollars:.4f}, "
-            f"and max_cost is {self.max_cost}"
+            f"and {FLAGS}max-cost is {self.max_cost:g}"
         )
 
     def settle(self, reserved: float, line: dict[str, Any]) -> None:

@@ -36,7 +36,8 @@ class JudgeSettings:
     price_out: float | None = None
     """Dollars per million tokens written."""
     max_cost: float | None = None
-    """Dollars that may be spent in all, earlier sessions included; needs both prices."""
+    """Dollars that may be spent in all, earlier sessions included; needs both prices, and must be
+    given for OpenAI's own server."""
     max_calls: int = 20000
     """Requests that may be made in all, failed ones and earlier sessions included."""
     timeout: float = 60.0

@@ -17,7 +17,7 @@ from llm.settings import Training, as_record
 from llm.state import RUN
 from tests.llm.data.byte_tokenizer import TEMPLATE, make_tokenizer
 from tests.llm.rewards.written import groups, reward, written
-from tests.llm.tiny_runs import CONFIG, quick_compilation
+from tests.llm.tiny_runs import CONFIG, make_groups, quick_compilation
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,18 +122,28 @@ def test_groups_of_all_sizes_are_scored_with_few_programs(judged):
         assert rows * length <= 512
 
 
+def test_every_group_is_in_one_batch_and_only_there():
+    sizes = np.random.default_rng(0).integers(1, 60, (40, 3)).tolist()
+    made = list(batches(make_groups(*sizes), 256))
+    assert len(made) > 2
+    seen = np.concatenate([batch.example for batch in made])
+    assert sorted(seen[seen >= 0].tolist()) == list(range(40))
+
+
 def batches_of(judged, asked):
     flat = [one for group in asked for one in group]
-    shared, members = share_prompts(judged.render(flat), asked, judged.max_tokens)
+    shared, members = share_prompts(judged.render(flat), asked, 2 * judged.width)
     assert sorted(index for some in members for index in some) == list(range(len(flat)))
     return list(batches(shared, judged.max_tokens))
 
 
-def test_responses_to_a_prompt_share_it_while_a_batch_can_hold_them(judged):
-    asked = groups(["x" * 90] * 8)
-    shared, members = share_prompts(judged.render(asked[0]), asked, judged.max_tokens)
-    assert [len(some) for some in members] == [5, 3]
-    assert [len(group.responses) for group in shared] == [5, 3]
+def test_responses_to_a_prompt_share_it_while_a_row_can_hold_them(judged):
+    asked = groups(["x" * 20] * 8)
+    rendered = judged.render(asked[0])
+    for most, sizes in ((512, [8]), (90, [4, 4]), (70, [3, 3, 2]), (10, [1] * 8)):
+        shared, members = share_prompts(rendered, asked, most)
+        assert [len(some) for some in members] == sizes
+        assert [len(group.responses) for group in shared] == sizes
     (found,) = judged(asked)
     np.testing.assert_allclose(found, found[0], atol=1e-4)
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,9 +57,8 @@ def test_the_log_odds_are_those_of_scikit_learn(trained):
 
     training, others = texts(200, 0), [text for text, _ in texts(30, 2)]
     others += ["", "nothing of it is known", "bad bad bad bad", "NOT BAD!"]
-    vectorizer = TfidfVectorizer(
-        analyzer=lambda text: terms_of(text, 2), min_df=2, sublinear_tf=True
-    )
+    analyzer: Any = partial(terms_of, longest=2)
+    vectorizer = TfidfVectorizer(analyzer=analyzer, min_df=2, sublinear_tf=True)
     features = vectorizer.fit_transform([text for text, _ in training])
     model = LogisticRegression(C=SMALL.inverse_penalty, solver="liblinear", random_state=0)
     model.fit(features, [positive for _, positive in training])

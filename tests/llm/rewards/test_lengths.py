@@ -52,14 +52,17 @@ def test_a_mode_that_is_no_length_is_refused(spec):
         reward(spec)
 
 
-def test_the_typical_length_of_samples_is_the_peak_of_what_they_were_drawn_from():
-    rng = np.random.default_rng(0)
-    # Skewed, so that the mean (31) is not the mode (20).
-    lengths = rng.gamma(3.0, 10.0, 400).astype(int) + 1
-    samples = [[written("x" * n) for n in some] for some in lengths.reshape(100, 4).tolist()]
+@pytest.mark.parametrize("seed", [1, 4, 6])  # the most frequent length is 13, 14 and 32
+def test_the_typical_length_of_samples_is_the_peak_of_what_they_were_drawn_from(seed):
+    # Skewed, so that the mean (30) is not the mode (20).
+    lengths = np.random.default_rng(seed).gamma(3.0, 10.0, 400).astype(int) + 1
+    samples = [
+        [Written("", "", np.zeros(n, np.int32), finished=False) for n in some]
+        for some in lengths.reshape(100, 4).tolist()
+    ]
     found = typical(samples, TOKENIZER)
     assert found.samples == 400 and found.mean == pytest.approx(lengths.mean())
-    assert abs(found.mode - 20) <= 4 < found.mean - found.mode
+    assert abs(found.mode - 20) <= 1
 
 
 def test_of_lengths_that_are_mostly_equal_the_typical_one_is_the_most_frequent():
