@@ -7,6 +7,7 @@ the writing of fresh responses.
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -14,7 +15,19 @@ from rich.table import Table
 from llm.data.order import Order
 from llm.devices import Device
 from llm.flops import forward_flops, training_factor
-from llm.footprint import Item, cache_bytes, dtype_of, lora_of, memory, total, writing_rows
+from llm.footprint import (
+    GRADIENT,
+    MASTER,
+    OPTIMIZER,
+    WEIGHTS,
+    Item,
+    cache_bytes,
+    dtype_of,
+    lora_of,
+    memory,
+    total,
+    writing_rows,
+)
 from llm.loading import does_train
 from llm.model import abstract_decoder, parameters
 from llm.model.architecture import Architecture
@@ -23,6 +36,9 @@ from llm.workload import Workload
 from objectives.recipes import Recipe
 
 GIB = 2**30
+
+REWARD_MODELS = r"(?:^|[\s*-])model:"
+"""How a reward's spec names a trained one, alone or in a sum."""
 
 USABLE = 0.92
 """Share of a device's memory that a program gets."""
@@ -169,7 +185,7 @@ def estimate(
     again = {"none": 1.0, "dots": 1.0, "full": 1 + 1 / training_factor(lora is not None)}
     collections = math.ceil(steps / reuse.steps) if online else 0
     fresh = collections * settings.batch * reuse.minibatches * (1 - settings.offline)
-    scored = [spec for spec in (settings.reward, settings.gold) if "model:" in (spec or "")]
+    scored = [s for s in (settings.reward, settings.gold) if re.search(REWARD_MODELS, s or "")]
     # The fresh responses are read again by the policy, and by whoever else has a say.
     readers = 1 + (reference == "model") + len(scored)
     judging = fresh * readers * forward if online else 0.0
@@ -180,14 +196,16 @@ def estimate(
     written = fresh * responses * load.response_tokens
     writing = sampling_seconds(architecture, settings, recipe, load, device, devices, collections)
     peak = device.flops * device.mfu * devices
+    held = tuple(memory(architecture, settings, recipe, load, device, shapes, trains, len(scored)))
+    # A small batch is done before the optimizer has read and written what it moves.
+    moved = 2 * sum(item.bytes for item in held if item.what in (WEIGHTS, OPTIMIZER, GRADIENT))
+    moving = steps * moved / (device.bandwidth * device.streaming)
     return Estimate(
         device=device,
         devices=devices,
         parameters=size,
         trainable=trainable,
-        memory=tuple(
-            memory(architecture, settings, recipe, load, device, shapes, trains, len(scored))
-        ),
+        memory=held,
         steps=steps,
         collections=collections,
         generated=written,
@@ -195,7 +213,7 @@ def estimate(
         training_flops=training,
         judging_flops=judging,
         sampling_flops=fresh * forward,
-        training_seconds=training * again[settings.remat] / peak,
+        training_seconds=training * again[settings.remat] / peak + moving,
         judging_seconds=judging / peak,
         sampling_seconds=writing,
     )
@@ -210,7 +228,7 @@ def sampling_seconds(
     devices: int,
     collections: int,
 ) -> float:
-    """How long writing takes: each token of a batch reads all weights and the rows' caches once.
+    """How long writing takes: a token of all rows reads all weights, as they are kept, once.
 
     A batch goes on until its longest response ends, which is taken to be cut at the most tokens
     there may be; rows that end before are taken out, so only those that still write are read.
@@ -222,7 +240,7 @@ def sampling_seconds(
     each = settings.batch * recipe.reuse.minibatches * recipe.collection.responses
     rows = writing_rows(settings, recipe)
     batches = math.ceil(each * (1 - settings.offline) / rows)
-    weights = dtype.itemsize * total(shapes) * settings.sampling.max_new_tokens * batches
+    weights = MASTER * total(shapes) * settings.sampling.max_new_tokens * batches
     middle = load.prompt_tokens + load.response_tokens / 2
     caches = each * load.response_tokens * middle * cache_bytes(architecture, dtype)
     reading = (weights + caches) / (device.bandwidth * device.streaming)

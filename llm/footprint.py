@@ -33,6 +33,9 @@ from objectives.recipes import Recipe
 MASTER = 4
 """Bytes of a float32 number: weights, gradients and moments."""
 
+WEIGHTS, OPTIMIZER, GRADIENT = "weights that train", "optimizer", "gradient, added up"
+"""What an optimizer step reads and writes."""
+
 LOGIT_ARRAYS = 3
 """Blocks of logits that exist at once: the logits, their softmax, what is to be told them."""
 
@@ -89,13 +92,13 @@ def memory(
     moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) / pieces
     items = [
         Item("model as it was read", MASTER * total(shapes) / pieces, "always"),
-        Item("weights that train", weights, "always"),
-        Item("optimizer", moments, "always"),
-        Item("gradient, added up", weights, "always"),
+        Item(WEIGHTS, weights, "always"),
+        Item(OPTIMIZER, moments, "always"),
+        Item(GRADIENT, weights, "always"),
     ]
     if scored_by:
         items.append(Item("reward models", scored_by * MASTER * total(shapes) / pieces, "always"))
-    S = settings.packing.row_length or min(load.longest, a.max_positions)
+    S = settings.packing.row_length or longest_group(settings, recipe, load)
     R = max(1, settings.packing.max_tokens // S)
     per_row, copies = residuals(a, S, dtype, settings.remat, fused=device.kind == "gpu")
     working, _ = residuals(a, S, dtype, "none", fused=device.kind == "gpu")
@@ -180,6 +183,14 @@ def residuals(
     return two_rows - one_row, sum(leaf.size * leaf.dtype.itemsize for leaf in copies)
 
 
+def longest_group(settings: Training, recipe: Recipe, load: Workload) -> int:
+    """Tokens of the longest prompt with all its responses."""
+    if recipe.collection.source == "dataset":
+        return load.longest
+    prompt = settings.reading.max_prompt_length or round(load.prompt_tokens)
+    return prompt + recipe.collection.responses * settings.sampling.max_new_tokens
+
+
 def writing_rows(settings: Training, recipe: Recipe) -> int:
     """Responses that are written side by side."""
     collected = settings.batch * recipe.reuse.minibatches * recipe.collection.responses
@@ -188,7 +199,7 @@ def writing_rows(settings: Training, recipe: Recipe) -> int:
 
 def cache_room(settings: Training, load: Workload, architecture: Architecture) -> int:
     """Tokens of a row of the sampler's cache: the longest prompt and the longest response."""
-    prompt = settings.reading.max_prompt_length or min(load.longest, architecture.max_positions)
+    prompt = settings.reading.max_prompt_length or load.longest
     return min(prompt + settings.sampling.max_new_tokens, architecture.max_positions)
 
 

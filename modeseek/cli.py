@@ -14,10 +14,12 @@ COMMANDS = {
     "reproduce": "run the experiments, draw the figures, end with a table of claims and verdicts",
     "bandit": "one recipe on one problem: a table and a picture in seconds",
     "objectives": "every objective with its place in the paper's taxonomy",
-    "train": "fine-tune a language model on data that exist, by any offline recipe",
+    "train": "fine-tune a language model, on data that exist or on what it writes itself",
     "inspect-data": "what a model would be trained on: rows token by token, with masks",
     "evaluate": "held-out loss, preference accuracy with intervals, exact KLs",
     "plot": "the curves of one or more training runs",
+    "rollouts": "what an online run's policy wrote: rewards, prompts, token by token",
+    "sample": "responses to prompts: JSONL in, JSONL out, rated if asked",
     "export": "a Hugging Face folder from any checkpoint of a run",
     "chat": "talk to a model by hand",
 }
@@ -30,6 +32,8 @@ EXAMPLES = (
     ("modeseek objectives", "which objectives push down, seek modes, need fresh samples"),
     ("modeseek train dpo", "the embedded model and language: no network, about three minutes"),
     ("modeseek train ipo --model DIR --data FILE", "your model, your preferences"),
+    ("modeseek train online_dpo --reward short", "learn from what it writes itself"),
+    ("modeseek rollouts runs/online_dpo --iteration -1", "what the policy writes, best to worst"),
     ("modeseek chat runs/dpo/model", "what came of it"),
 )
 
