@@ -32,7 +32,7 @@ from llm.data.rendering import tokenize
 from llm.export import MODEL
 from llm.intervals import Estimate
 from llm.judgement import Measured, PerResponse, judge, judge_rewards
-from llm.loading import UNROLLED
+from llm.loading import arithmetic, unrolled
 from llm.mesh import batch_sharding, make_mesh
 from llm.model import Decoder, RewardModel
 from llm.preparation import prepare, read_data, read_tokenizer
@@ -142,12 +142,10 @@ def evaluate(name: str, settings: Evaluation, console: Console) -> Report:
             say=say,
         )
     mesh = make_mesh() if jax.device_count() > 1 else None
-    cpu = jax.default_backend() == "cpu"
-    dtype = jnp.dtype("float32" if cpu else "bfloat16")
     options: dict[str, Any] = {
-        "dtype": dtype if settings.dtype == "auto" else jnp.dtype(settings.dtype),
+        "dtype": arithmetic(settings.dtype),
         "mesh": mesh,
-        "unroll": architecture.layers if cpu and architecture.layers <= UNROLLED else 1,
+        "unroll": unrolled(architecture.layers),
     }
     model = (load_reward_model if rewards else load_decoder)(str(folder), **options)
     reference = None if against is None else load_decoder(str(against), **options)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -100,9 +101,7 @@ def load(
         reward: whether responses are scored instead of modelled.
         critic: whether a policy has a critic beside it.
     """
-    cpu = jax.default_backend() == "cpu"
-    chosen = {"auto": jnp.float32 if cpu else jnp.bfloat16}
-    dtype = chosen.get(settings.dtype, settings.dtype)
+    dtype = arithmetic(settings.dtype)
     mesh = None
     if jax.device_count() > 1:
         sizes = settings.mesh
@@ -115,13 +114,12 @@ def load(
             alpha=chosen_adapters.alpha,
             targets=chosen_adapters.targets,
         )
-    layers = architecture.layers
     model: Decoder | RewardModel | ActorCritic = load_decoder(
         str(folder),
         dtype=dtype,
         mesh=mesh,
         remat=settings.remat,
-        unroll=layers if cpu and layers <= UNROLLED else 1,
+        unroll=unrolled(architecture.layers),
         lora=lora,
         seed=settings.seed,
     )
@@ -139,6 +137,17 @@ def load(
         }
     trains = frozenset(path for path in values if does_train(path, settings))
     return Loaded(structure(model), values, trains, lora, mesh)
+
+
+def arithmetic(asked: str = "auto") -> np.dtype:
+    """The dtype of the arithmetic: bfloat16, or float32 on a CPU, unless another was asked for."""
+    usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(usual if asked == "auto" else asked)
+
+
+def unrolled(layers: int) -> int:
+    """How many layers stand one after the other in a program: all or one, by what is faster."""
+    return layers if jax.default_backend() == "cpu" and layers <= UNROLLED else 1
 
 
 def structure(model: M) -> M:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from llm.cache import cache_folder as cache_folder
+from llm.cache import cache_folder
 from llm.data.examples import Group
 from llm.data.packing import Batch
 

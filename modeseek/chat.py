@@ -116,16 +116,15 @@ def talk(
 
 def begin(options: Chat, console: Console) -> "Conversation":
     """Check what was asked for, then load the model."""
-    import jax
-    import jax.numpy as jnp
-
     from llm.checkpoints.folders import find_model, read_architecture
     from llm.checkpoints.read import load_decoder
+    from llm.loading import arithmetic, unrolled
     from llm.preparation import read_tokenizer
     from llm.sampler import Sampling, stop_tokens
 
     folder = embedded(console) if options.model is None else find_model(options.model)
-    context = read_architecture(folder).max_positions
+    architecture = read_architecture(folder)
+    context = architecture.max_positions
     tokenizer = read_tokenizer(folder)
     sampling = Sampling(
         max_new_tokens=(
@@ -146,9 +145,9 @@ def begin(options: Chat, console: Console) -> "Conversation":
             f"--max-new-tokens is {sampling.max_new_tokens}, and the model's context holds "
             f"{context} tokens with the question in it; lower it."
         )
-    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    dtype, unroll = arithmetic(), unrolled(architecture.layers)
     with console.status(f"loading {folder}"):
-        decoder = load_decoder(str(folder), dtype=dtype, param_dtype=dtype)
+        decoder = load_decoder(str(folder), dtype=dtype, param_dtype=dtype, unroll=unroll)
     return Conversation(decoder, tokenizer, sampling, template, options.system, console.print)
 
 

@@ -37,9 +37,7 @@ class Bounds(NamedTuple):
     groups: int
 
 
-def declare_shapes(
-    bounds: Bounds, settings: PackingSettings, shards: int = 1
-) -> tuple[Shape, ...]:
+def declare_shapes(bounds: Bounds, settings: PackingSettings, shards: int = 1) -> tuple[Shape, ...]:
     """The shapes that hold any step within the bounds, largest first.
 
     Args:
@@ -73,9 +71,7 @@ def declare_shapes(
         Shape(
             rows=many,
             length=length,
-            scored=round_up(
-                min(many * length, groups * bounds.responses * bounds.tokens), LANE
-            ),
+            scored=round_up(min(many * length, groups * bounds.responses * bounds.tokens), LANE),
             groups=min(groups, many * (length // least)),
             responses=bounds.responses,
             tokens=bounds.tokens,

@@ -28,14 +28,15 @@ class Cache(NamedTuple):
     """Keys and values of the tokens so far.
 
     Attributes:
-        keys: of every layer, already rotated: one stack, or an array for each layer.
+        keys: of every layer, already rotated: one stack, or an array for each layer, in which the
+            slots are the last axis.
         values: of every layer, likewise.
         positions: of the token in each slot; -1 where the slot is empty or holds padding.
         length: how many slots have been written, the same for every row.
     """
 
-    keys: Float[Array, "L R K J C"] | tuple[Float[Array, "R K J C"], ...]
-    values: Float[Array, "L R K J C"] | tuple[Float[Array, "R K J C"], ...]
+    keys: Float[Array, "L R K J C"] | tuple[Float[Array, "R K C J"], ...]
+    values: Float[Array, "L R K J C"] | tuple[Float[Array, "R K C J"], ...]
     positions: Int[Array, "R J"]
     length: Int[Array, ""]
 
@@ -57,14 +58,16 @@ def empty_cache(
         dtype: of the keys and values.
         apart: whether each layer has arrays of its own. A layer of a stack has to be copied out of
             it before it can be multiplied with, which on a CPU takes longer than the product; but
-            a loop over the layers needs the stack.
+            a loop over the layers needs the stack. Slots stand side by side in memory then, so
+            that a product over narrow heads is as fast as one over wide ones.
     """
     a = architecture
     shape = (rows, a.kv_heads, capacity, a.head_width)
+    turned = (*shape[:2], a.head_width, capacity)
 
     def zeros() -> Array | tuple[Array, ...]:
         if apart:
-            return tuple(jnp.zeros(shape, dtype) for _ in range(a.layers))
+            return tuple(jnp.zeros(turned, dtype) for _ in range(a.layers))
         return jnp.zeros((a.layers, *shape), dtype)
 
     return Cache(

@@ -190,13 +190,20 @@ class Decoder(nnx.Module):
             seen = mask & within(window, positions, there)
 
             def store(held: Array, part: Array) -> Array:
-                part = jnp.swapaxes(part, 1, 2).astype(held.dtype)
-                part = part.reshape((1,) * len(at) + part.shape)
+                part = part.astype(held.dtype)
+                if not at:
+                    part = jnp.moveaxis(part, 1, 3)
+                    return jax.lax.dynamic_update_slice(held, part, (0, 0, 0, cache.length))
+                part = jnp.swapaxes(part, 1, 2)[None]
                 return jax.lax.dynamic_update_slice(held, part, (*at, 0, 0, cache.length, 0))
+
+            def layer_of(held: Array) -> Array:
+                return held[at] if at else jnp.swapaxes(held, 2, 3)
 
             def look(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
                 kept = store(past[0], key), store(past[1], value)
-                return attend(query, kept[0][at], kept[1][at], seen, **self.scoring), kept
+                mine = layer_of(kept[0]), layer_of(kept[1])
+                return attend(query, *mine, seen, **self.scoring), kept
 
             return nnx.merge(graphdef, params)(x, by, look)
 
@@ -211,9 +218,8 @@ class Decoder(nnx.Module):
             return self.norm(x), Cache(keys, values, there, cache.length + S)
 
         def turn(carry: tuple[Hidden, Array, Array], layer: Any) -> tuple[Any, None]:
-            x, *past = carry
-            *layer, index = layer
-            x, kept = block(x, layer, tuple(past), (index,))
+            (x, *past), (*layer, index) = carry, layer
+            x, kept = block(x, layer, (past[0], past[1]), (index,))
             return (x, *kept), None
 
         start = (x, cache.keys, cache.values)

@@ -122,7 +122,10 @@ def longer(cache: Cache, slots: int) -> Cache:
     """A cache with empty slots behind those it has."""
 
     def pad(x: Array) -> Array:
-        return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, slots), (0, 0)])
+        # In a stack the slots are the last axis but one, in a layer apart the last.
+        widths = [(0, 0)] * x.ndim
+        widths[3] = (0, slots)
+        return jnp.pad(x, widths)
 
     keys, values = jax.tree.map(pad, (cache.keys, cache.values))
     positions = jnp.pad(cache.positions, ((0, 0), (0, slots)), constant_values=-1)

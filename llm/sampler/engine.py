@@ -7,7 +7,7 @@ distribution it really draws from.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jax import Array
 
@@ -18,6 +18,7 @@ from llm.sampler.sizes import ROWS
 from llm.sampler.strings import Decode
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What a training loop asks of whoever writes responses."""
 

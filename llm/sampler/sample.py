@@ -26,7 +26,7 @@ from jaxtyping import Float32, Int32
 from llm.model import Decoder
 from llm.sampler.draft import Draft, Stops, begin, grow, keep, write
 from llm.sampler.settings import Prompt, Sampling, check
-from llm.sampler.sizes import ROWS, SEGMENT, at_once, lay_out, rooms, row_sizes
+from llm.sampler.sizes import ROWS, SEGMENT, at_once, between_looks, lay_out, rooms, row_sizes
 from llm.sampler.strings import Decode, completed
 
 
@@ -83,11 +83,12 @@ def sample(
     # Prompts of similar length share a batch, and full batches share a shape.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     together, N = at_once(rows, settings.responses), settings.responses
+    tokens = between_looks(settings)
     for start in range(0, len(order), together):
         chosen = order[start : start + together]
         batch = [prompts[index] for index in chosen], [ids[index] for index in chosen]
         written: dict[int, Sample] = {}
-        for look in looks(decoder, *batch, settings, decode=decode):
+        for look in looks(decoder, *batch, settings, segment=tokens, decode=decode):
             written.update(look)
         for place, index in enumerate(chosen):
             responses[index] = [written[place * N + n] for n in range(N)]
@@ -110,7 +111,7 @@ def stream(
         prompt: token ids.
         settings: how long, how random; ``responses`` is not read.
         prompt_id: as in ``sample``.
-        segment: tokens at a time.
+        segment: tokens at a time, at most.
         decode: text of token ids, for stop strings.
 
     Yields:
@@ -132,7 +133,7 @@ def looks(
     ids: Sequence[int],
     settings: Sampling,
     *,
-    segment: int | None = None,
+    segment: int,
     decode: Decode | None = None,
 ) -> Iterator[dict[int, Sample]]:
     """Write responses to the prompts of one batch, and look at them every few tokens.
@@ -142,7 +143,7 @@ def looks(
         prompts: token ids; all of them are written for side by side.
         ids: what tells them apart in the random keys.
         settings: how many responses, how long, how random.
-        segment: tokens between two looks; when None, as many as suit the work.
+        segment: tokens between two looks.
         decode: text of token ids, for stop strings.
 
     Yields:
@@ -158,9 +159,6 @@ def looks(
             f"stop_strings is {strings}, and a text can only be looked for with the tokenizer's "
             "decode; pass it."
         )
-    if segment is None:
-        # Without anything that ends a response there is nothing to look for.
-        segment = SEGMENT if settings.stop or strings else settings.max_new_tokens
     graphdef, weights = nnx.split(decoder)
     # Explicit transfers, because training forbids the others.
     put = partial(jax.device_put, device=replicated(decoder))
@@ -182,7 +180,7 @@ def looks(
             room = spaces[spaces.index(room) + 1]
             draft = grow(draft, slots=room - written)
         before, written = written, min(written + segment, room)
-        ends = put(Stops(stop, np.int32(least), np.int32(written)))
+        ends = Stops(*put((stop, np.int32(least), np.int32(written))))
         draft = write(graphdef, weights, draft, ends, rule=settings.rule)
         look = {row: part for row, part in enumerate(collect(draft)) if going[row]}
         if decode is not None and strings:

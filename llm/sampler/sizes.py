@@ -31,7 +31,7 @@ THINNED = 4
 """Rows are thinned out to one in so many. Halving writes a little faster and compiles longer."""
 
 FEWEST = 8
-"""Rows that are not thinned out any more: a step of fewer takes hardly less time."""
+"""Fewest rows that a batch is thinned out to; a step of fewer takes hardly less time."""
 
 
 def bucket(size: int, least: int) -> int:
@@ -60,6 +60,11 @@ def rooms(max_new_tokens: int) -> list[int]:
     while sizes[-1] < max_new_tokens:
         sizes.append(min(2 * sizes[-1], max_new_tokens))
     return sizes
+
+
+def between_looks(settings: Sampling) -> int:
+    """Tokens between two looks; where nothing ends a response there is nothing to look for."""
+    return SEGMENT if settings.stop or settings.stop_strings else settings.max_new_tokens
 
 
 def programs(
