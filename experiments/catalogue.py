@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,12 +22,19 @@ class Experiment:
         seconds: measured cost at default size on one core, compilation included.
         reads: experiments whose results it starts from.
         by_default: whether ``modeseek reproduce`` runs it without being asked by name.
+        study: which of the two halves it belongs to; its results lie in a folder of that name.
     """
 
     question: str
     seconds: float
     reads: tuple[str, ...] = ()
     by_default: bool = True
+    study: Literal["bandit", "text"] = "bandit"
+
+
+def on_text(question: str, seconds: float) -> Experiment:
+    """An experiment of the study on text; its cost includes the runs it shares with others."""
+    return Experiment(question, seconds, by_default=False, study="text")
 
 
 BANDIT: dict[str, Experiment] = {
@@ -50,22 +58,37 @@ BANDIT: dict[str, Experiment] = {
     ),
 }
 
+TEXT: dict[str, Experiment] = {
+    "text_environment": on_text("What do reference, tasks and proxies look like?", 180),
+    "text_on_policy": on_text("What does stale data cost on text?", 900),
+    "text_reuse": on_text("How often may the same answers be used?", 300),
+    "text_negative_gradient": on_text("Offline on text: does pushing beat pulling?", 600),
+    "text_mechanism": on_text("Whose probability falls on text?", 240),
+    "text_complementarity": on_text("Do on-policy data and a negative gradient add up?", 600),
+    "text_frontier": on_text("How much reward per nat, and how much of it is real?", 600),
+}
+
+CATALOGUE = BANDIT | TEXT
+GROUPS = {"text": tuple(TEXT)}
+"""Names that stand for several experiments."""
+
 
 def chosen(names: Sequence[str]) -> list[str]:
     """The experiments asked for, with those they read, in the order of the story.
 
     Args:
-        names: as typed; none means all that run by default.
+        names: as typed, of experiments or of ``GROUPS``; none means all that run by default.
 
     Raises:
         ValueError: for a name that is unknown; lists the near ones.
     """
-    wanted = set(names) or {name for name, entry in BANDIT.items() if entry.by_default}
+    asked = [part for name in names for part in GROUPS.get(name, (name,))]
+    wanted = set(asked) or {name for name, entry in CATALOGUE.items() if entry.by_default}
     for name in sorted(wanted):
-        check_known("experiment", name, BANDIT)
+        check_known("experiment", name, [*CATALOGUE, *GROUPS])
     for name in tuple(wanted):
-        wanted.update(BANDIT[name].reads)
-    return [name for name in BANDIT if name in wanted]
+        wanted.update(CATALOGUE[name].reads)
+    return [name for name in CATALOGUE if name in wanted]
 
 
 def check_known(kind: str, name: str, known: Iterable[str]) -> None:
@@ -83,9 +106,22 @@ def check_known(kind: str, name: str, known: Iterable[str]) -> None:
     raise ValueError(f"unknown {kind} {name!r}. {hint}")
 
 
+def module_of(name: str) -> str:
+    """The module that runs an experiment."""
+    if CATALOGUE[name].study == "text":
+        return f"experiments.llm.{name.removeprefix('text_')}"
+    return f"experiments.bandit.{name}"
+
+
 def sources(name: str) -> list[Path]:
-    """The code a result depends on: both floors below, the experiment, and its inputs' code."""
+    """The code a result depends on: the floors below, the experiment, and its inputs' code.
+
+    On text that is the experiment with the code of what it reads; all that the runs themselves
+    depend on is in the name of the folder they are kept in (``experiments/llm/study.py``).
+    """
     shared = [path for path in (ROOT / "experiments").glob("*.py") if path != Path(__file__)]
+    if CATALOGUE[name].study == "text":
+        return shared + sorted((ROOT / "experiments" / "llm").glob("*.py"))
     floors = [path for floor in ("objectives", "bandit") for path in (ROOT / floor).glob("*.py")]
     own = [ROOT / "experiments" / "bandit" / f"{part}.py" for part in (name, *BANDIT[name].reads)]
     return shared + floors + own

@@ -6,7 +6,6 @@ interrupted study goes on where it was, and two experiments that want the same r
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from experiments.llm.methods import METHODS, recipe_of, spread_of
+from experiments.llm.methods import LEARNING_RATE, METHODS, recipe_of, spread_of
 from experiments.llm.study import Study, folder, keep, kept, quiet_process
 from experiments.llm.tasks import (
     PROXY,
@@ -38,8 +37,9 @@ Columns = dict[str, list[float]]
 """Numbers by name, one per line of a kind, the steps among them."""
 
 REFERENCE = "reference"
-PROXY_SECONDS, ONLINE_SECONDS, OFFLINE_SECONDS = 12.0, 0.12, 0.06
-"""What a proxy takes, and a gradient step of a run: for the estimate of the time left."""
+REFERENCE_SECONDS, PROXY_SECONDS = 60.0, 12.0
+ONLINE_SECONDS, OFFLINE_SECONDS = 0.3, 0.2
+"""What the reference, a proxy and a gradient step take: for the estimate of the time left."""
 
 ALL = 0
 """As a number of prompts: all that the data set has."""
@@ -57,7 +57,7 @@ class Run:
         passes: T.
         prompts: how many of the data set's are learned from, or ``ALL``.
         labelled: how many of them the proxy learned from, or ``ALL``.
-        learning_rate: Adam's; the method's own when None.
+        learning_rate: Adam's.
     """
 
     task: str
@@ -67,13 +67,16 @@ class Run:
     passes: int = 1
     prompts: int = ALL
     labelled: int = ALL
-    learning_rate: float | None = None
+    learning_rate: float = LEARNING_RATE
 
     @property
     def name(self) -> str:
         """What tells it from the others of the study."""
-        parts = [f"{key}={value}" for key, value in asdict(self).items()]
-        return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:20]
+        prompts, labelled = (many or "all" for many in (self.prompts, self.labelled))
+        return (
+            f"{self.task}, {self.method}, seed {self.seed}, B/M {self.minibatches}, "
+            f"T {self.passes}, rate {self.learning_rate:g}, prompts {prompts}, labelled {labelled}"
+        )
 
     @property
     def online(self) -> bool:
@@ -87,7 +90,12 @@ Curves = Mapping[str, Columns]
 
 def path_of(study: Study, run: Run) -> Path:
     """Where a run's numbers are kept."""
-    return folder(study) / "runs" / f"{run.name}.json"
+    return folder(study) / "runs" / f"{mark(run)}.json"
+
+
+def mark(run: Run) -> str:
+    """A run's name for files."""
+    return hashlib.sha256(run.name.encode()).hexdigest()[:20]
 
 
 def measured(study: Study, run: Run) -> Curves:
@@ -111,7 +119,7 @@ def train(study: Study, run: Run) -> dict[str, Columns]:
     judge = proxy_of(study, run) if method.online else None
     reuse = Reuse(inner_steps=run.passes, minibatches=run.minibatches)
     recipe = recipe_of(method, study, spread_of(method, facts.spread[run.task], judge), reuse)
-    out = folder(study) / "running" / run.name
+    out = folder(study) / "running" / mark(run)
     settings = Training(
         model=str(reference(study)),
         data=str(data_file(study, run.task, run.seed)),
@@ -126,7 +134,7 @@ def train(study: Study, run: Run) -> dict[str, Columns]:
         reward=f"model:{judge.folder}" if judge else gold_spec(run.task, facts),
         gold=gold_spec(run.task, facts),
         optimizer=OptimizerSettings(
-            learning_rate=run.learning_rate or method.learning_rate, schedule="constant", warmup=0.0
+            learning_rate=run.learning_rate, schedule="constant", warmup=0.0
         ),
         sampling=SamplingSettings(max_new_tokens=study.max_new_tokens),
         reading=DataSettings(
@@ -181,25 +189,34 @@ class Unit:
     make: partial[Any]
 
 
-def units_of(study: Study, runs: Iterable[Run]) -> list[Unit]:
-    """What has to be computed for some runs, each once, in an order that can be followed."""
-    units = {
-        REFERENCE: Unit(
-            REFERENCE, 60.0, (), folder(study) / "facts.json", partial(facts_of, study)
-        )
-    }
-    for run in runs:
-        after = REFERENCE
-        if run.online:
-            labelled = run.labelled or study.data_prompts
-            after = f"proxy {run.task} {run.seed} {labelled}"
-            path = proxy_folder(study, run.task, run.seed, labelled) / PROXY
-            make = partial(proxy, study, run.task, run.seed, labelled)
-            units.setdefault(after, Unit(after, PROXY_SECONDS, (REFERENCE,), path, make))
+def units_of(
+    study: Study, runs: Iterable[Run], seeds: int, proxies: Iterable[str] = ()
+) -> list[Unit]:
+    """What has to be computed for some runs with every seed, each unit once.
+
+    Args:
+        study: the size of everything.
+        runs: with the first seed.
+        seeds: how many.
+        proxies: tasks whose proxies are wanted whether or not a run needs them.
+    """
+    first = folder(study) / "facts.json"
+    units = [Unit(REFERENCE, REFERENCE_SECONDS, (), first, partial(facts_of, study))]
+    every = [one for run in runs for one in seeds_of(run, seeds)]
+    needed = {(run.task, run.seed, run.labelled) for run in every if run.online}
+    needed |= {(task, seed, ALL) for task in proxies for seed in range(seeds)}
+    for task, seed, labelled in sorted(needed):
+        many = labelled or study.data_prompts
+        path = proxy_folder(study, task, seed, many) / PROXY
+        make = partial(proxy, study, task, seed, many)
+        name = f"proxy {task} {seed} {labelled}"
+        units.append(Unit(name, PROXY_SECONDS, (REFERENCE,), path, make))
+    for run in every:
+        after = f"proxy {run.task} {run.seed} {run.labelled}" if run.online else REFERENCE
         seconds = (ONLINE_SECONDS if run.online else OFFLINE_SECONDS) * study.steps
-        path, make = path_of(study, run), partial(measured, study, run)
-        units.setdefault(run.name, Unit(run.name, seconds, (after,), path, make))
-    return list(units.values())
+        make = partial(measured, study, run)
+        units.append(Unit(run.name, seconds, (after,), path_of(study, run), make))
+    return units
 
 
 def compute(unit: Unit) -> None:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results import Size, atomically
+from llm.cache import cache_folder, program_folder
 from llm.embedded.pretrain import Pretraining
-from llm.reference import cache_folder
 
 ROOT = Path(__file__).parents[2]
+RUNS, INIT = Path("experiments", "llm", "runs.py"), "__init__.py"
+PACKAGES = ("experiments", "llm", "objectives")
 
-TINY = Pretraining(width=32, layers=1, heads=2, mlp_width=64, batch=16, steps=60)
+TINY = Pretraining(width=32, layers=1, heads=2, mlp_width=64, steps=200)
 SMALL = Pretraining(width=64, layers=2, heads=2, mlp_width=176)
 
 
@@ -46,7 +48,7 @@ class Study:
     data_prompts: int = 512
     responses: int = 4
     batch: int = 8
-    steps: int = 64
+    steps: int = 48
     proxy_batch: int = 16
     proxy_steps: int = 64
     evaluate_every: int = 8
@@ -95,12 +97,35 @@ def code_digest(root: Path) -> str:
 
 
 def sources(root: Path) -> list[Path]:
-    """The files that runs of the study depend on."""
-    packages = (root / "objectives", root / "llm")
-    files = [path for package in packages for path in package.rglob("*.py")]
-    files += (root / "llm").rglob("*.grammar")
-    own = ("study", "tasks", "methods", "runs")
-    return sorted(files) + [root / "experiments" / "llm" / f"{name}.py" for name in own]
+    """The files that runs of the study depend on: all that their module imports, and its imports.
+
+    A package's ``__init__`` counts with every module of it, as it does for Python. The grammar of
+    the embedded language is no module, and counts too.
+    """
+    waiting, found = [root / RUNS], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for name in imports(path.read_text(encoding="utf-8")):
+            parts = name.split(".")
+            if parts[0] in PACKAGES:
+                steps = [root.joinpath(*parts[:many]) for many in range(1, len(parts) + 1)]
+                files = [p for step in steps for p in (step.with_suffix(".py"), step / INIT)]
+                waiting += [file for file in files if file.is_file()]
+    return sorted(found | set((root / "llm").rglob("*.grammar")))
+
+
+def imports(source: str) -> set[str]:
+    """Full names of what a module imports, wherever in it; some of them may be no modules."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def statements(source: str) -> str:
@@ -141,6 +166,6 @@ def quiet_process() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(program_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

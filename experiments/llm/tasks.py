@@ -35,8 +35,8 @@ TASKS = {MIN: "Min Length", MODE: "Mode Length", SKEW: "Skew Length"}
 FAR = (MIN, SKEW)
 """Tasks whose peak is far from the reference."""
 
-SKEW_MEAN = 10.0
-"""Mean of the exponential distribution of the length, in tokens, at which Skew's answers are cut."""
+SKEW_MEAN = 20.0
+"""Mean of the exponentially distributed length, in tokens, after which Skew's answers are cut."""
 
 SPARE = 2
 """Answers drawn beyond those that are used, so that those to one question can differ."""
@@ -102,8 +102,8 @@ def worth(task: str, lengths: Any, mode: int) -> np.ndarray:
 
 def reference(study: Study) -> Path:
     """The folder of the reference, made if there is none yet."""
+    from llm.cache import cache_folder
     from llm.embedded.pretrain import fingerprint, pretrain
-    from llm.reference import cache_folder
 
     place = cache_folder() / "study" / "models" / fingerprint(study.model)
     if not place.exists():

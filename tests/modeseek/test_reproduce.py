@@ -7,9 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.catalogue import BANDIT, ROOT, chosen
+from experiments.catalogue import BANDIT, CATALOGUE, ROOT, TEXT, chosen, module_of
 from experiments.results import Size
 from modeseek.options import mirror, unmirror
+from modeseek.reproduce import tasks_of
 from objectives import RECIPES
 
 
@@ -43,13 +44,41 @@ def test_an_interrupted_reproduction_continues_where_it_stopped(tmp_path):
 def test_every_experiment_has_a_file_a_figure_and_a_place_in_the_catalogue():
     files = {path.stem for path in (ROOT / "experiments" / "bandit").glob("[a-z]*.py")}
     assert files == set(BANDIT)
-    for name in BANDIT:
+    for name in CATALOGUE:
         assert (ROOT / "figures" / f"{name}.py").exists()
+        assert (ROOT / f"{module_of(name).replace('.', '/')}.py").exists()
 
 
 def test_an_experiment_brings_what_it_reads():
     assert chosen(["frontier"]) == ["complementarity", "frontier"]
     assert "calibration" not in chosen([])
+
+
+def test_the_study_on_text_is_asked_for_by_one_word_and_runs_by_no_default():
+    assert chosen(["text"]) == list(TEXT)
+    assert not set(chosen([])) & set(TEXT)
+
+
+def test_runs_that_two_experiments_share_are_one_task(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODESEEK_CACHE", str(tmp_path))
+    size = Size("quick", 2)
+    parts = {
+        name: tasks_of(name, size, tmp_path, ("svg",))
+        for name in ("text_on_policy", "text_complementarity")
+    }
+    names = {name: {task.name for task in tasks} for name, tasks in parts.items()}
+    assert len(names["text_on_policy"] & names["text_complementarity"]) > 20
+    for name, tasks in parts.items():
+        assert tasks[-1].name == name
+        known = {task.name for task in tasks}
+        assert all(set(task.after) <= known for task in tasks)
+        assert set(tasks[-1].after) == known - {name}
+        # What has been computed is no task any more.
+        first = tasks[0].arguments[0].args[0].path
+        first.parent.mkdir(parents=True, exist_ok=True)
+        first.write_text("{}")
+        assert tasks[0].name not in {task.name for task in tasks_of(name, size, tmp_path, ())}
+        first.unlink()
 
 
 def test_sizes_choose():

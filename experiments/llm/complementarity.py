@@ -1,0 +1,165 @@
+"""Do on-policy data and a negative gradient add up, on text?
+
+Command: ``modeseek reproduce text_complementarity``. Hardware and time: 5 minutes on two cores, and
+what ``text_on_policy`` and ``text_negative_gradient`` take where they have not run. Feeds
+``figures/text_complementarity.py``.
+
+Offline methods learn from 512 prompts with four answers each, ordered by the gold reward. Online
+methods answer 8 of these prompts at every step, four times each, and are rewarded by a proxy that
+was trained on the same data, so both have seen the same labels. Gradient steps and prompts in a
+step are equal. Everything is judged by the gold reward on held-out questions, as a share of what
+there is to gain.
+
+On-policy against offline is judged by the gain at the end; among on-policy methods, of which
+several arrive, it is the mean gain over the run.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from experiments.intervals import Interval, difference
+from experiments.llm.methods import LEARNING_RATE, METHODS
+from experiments.llm.runs import Run, Unit, gain, steps_of, units_of
+from experiments.llm.study import study_of
+from experiments.llm.tasks import TASKS
+from experiments.outcomes import judged
+from experiments.results import Result, Size, Verdict
+
+FRESH = {
+    "best-of-N": "online best-of-N",
+    "RWR": "online RWR",
+    "DPO": "online DPO",
+    "IPO": "online IPO",
+}
+"""Methods that can learn from a data set, and the same on fresh answers."""
+CONTRASTIVE = ("online DPO", "online IPO")
+SUPERVISED = ("online best-of-N", "online RWR")
+GRADIENTS = ("REINFORCE", "PPO")
+NAMES = (*FRESH, *FRESH.values(), *GRADIENTS)
+WORTH = 0.01
+"""A lead of less than 1% of what there is to gain counts as none, however sure it is."""
+PAPER = "Tajwar et al. 2024, section 5.3"
+
+Gains = Mapping[tuple[str, str], np.ndarray]
+"""Share of what there is to gain ``[seeds, records]`` by (task, method)."""
+
+
+def cell(task: str, method: str) -> Run:
+    """A run of the comparison, with the first seed."""
+    return Run(task=task, method=method, seed=0)
+
+
+def runs() -> list[Run]:
+    """Every run the experiment reads, with the first seed."""
+    return [cell(task, method) for task in TASKS for method in NAMES]
+
+
+def units(size: Size) -> list[Unit]:
+    """What has to be computed before the experiment can be read."""
+    return units_of(study_of(size), runs(), size.seeds)
+
+
+def run(size: Size) -> Result:
+    """Compare every method on every task."""
+    study = study_of(size)
+    gains = {
+        (task, method): gain(study, cell(task, method), size.seeds)
+        for task in TASKS
+        for method in NAMES
+    }
+    return Result(
+        name="text_complementarity",
+        verdicts=judge(gains),
+        arrays={
+            "step": steps_of(study, cell(next(iter(TASKS)), NAMES[0])),
+            "gain": np.array([[gains[task, method] for method in NAMES] for task in TASKS]),
+        },
+        settings={
+            "tasks": list(TASKS),
+            "methods": [METHODS[name].title for name in NAMES],
+            "objectives": [METHODS[name].objective for name in NAMES],
+            "sources": ["policy" if METHODS[name].online else "dataset" for name in NAMES],
+            "learning_rate": LEARNING_RATE,
+            "prompts": study.data_prompts,
+            "batch": study.batch,
+            "responses": study.responses,
+            "seeds": size.seeds,
+        },
+    )
+
+
+def judge(gains: Gains) -> list[Verdict]:
+    """Every verdict, from the gains alone."""
+    return [
+        fresh_data_help(gains, "a contrastive objective", ("DPO", "IPO")),
+        fresh_data_help(gains, "a supervised objective", ("best-of-N", "RWR")),
+        contrastive_wins(gains, "supervised learning", SUPERVISED),
+        contrastive_wins(gains, "reinforcement learning", GRADIENTS),
+    ]
+
+
+def fresh_data_help(gains: Gains, what: str, members: Iterable[str]) -> Verdict:
+    """Held for a method on a task if on-policy it ends above itself offline."""
+    gaps = {
+        (member, task): difference(gains[task, FRESH[member]][:, -1], gains[task, member][:, -1])
+        for member in members
+        for task in TASKS
+    }
+    return judged(
+        f"On text, on-policy data improve {what}",
+        source=PAPER,
+        evidence="gain at the end, on-policy - offline: " + listed(gaps),
+        holds=names_of(gaps),
+        subject="for",
+    )
+
+
+def contrastive_wins(gains: Gains, what: str, rivals: Iterable[str]) -> Verdict:
+    """Held against a rival on a task if the better of DPO and IPO is ahead over the run."""
+    gaps = {
+        (rival, task): difference(
+            best_of(np.stack([gains[task, ours].mean(axis=-1) for ours in CONTRASTIVE])),
+            gains[task, rival].mean(axis=-1),
+        )
+        for rival in rivals
+        for task in TASKS
+    }
+    return judged(
+        f"On text, a contrastive objective on on-policy data beats on-policy {what}",
+        source=PAPER,
+        evidence="mean gain over the run, best of DPO and IPO - rival: " + listed(gaps),
+        holds=names_of(gaps),
+        subject="against",
+    )
+
+
+def best_of(candidates: np.ndarray) -> np.ndarray:
+    """Each seed's score with the candidate that is best on average over the other seeds.
+
+    Args:
+        candidates: [candidates, seeds].
+
+    Returns:
+        [seeds].
+    """
+    others = candidates.sum(axis=1, keepdims=True) - candidates
+    return np.take_along_axis(candidates, others.argmax(axis=0)[None], axis=0)[0]
+
+
+def ahead(gap: Interval) -> bool:
+    """Whether a difference is surely above 0, and worth naming."""
+    return gap.low > 0 and gap.mean > WORTH
+
+
+def names_of(gaps: Mapping[tuple[str, str], Interval]) -> dict[str, bool]:
+    """In which places somebody is ahead."""
+    return {f"{METHODS[m].title} on {TASKS[task]}": ahead(gap) for (m, task), gap in gaps.items()}
+
+
+def listed(gaps: Mapping[tuple[str, str], Interval]) -> str:
+    """The differences with their places."""
+    return ", ".join(
+        f"{METHODS[method].title} on {TASKS[task]} {gap.mean:+.2f} ± {gap.half_width:.2f}"
+        for (method, task), gap in gaps.items()
+    )
