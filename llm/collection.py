@@ -23,12 +23,15 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 from llm.data.examples import Group
+from llm.data.text import prompt_text, response_text
 from llm.fresh_advantages import Carried, advise
-from llm.rescoring import Rescorer, Said
+from llm.preparation import offline_prompts
+from llm.rescoring import Rescore, Said
 from llm.rewards import Reward, Written
 from llm.rollouts import Rollout, Rollouts, path_of, read_rollouts, write_rollouts
 from llm.sampler import Sampling
 from llm.sampler.engine import Engine
+from llm.sampler.sizes import at_once
 from llm.settings import CriticSettings, Training
 from llm.update import Parameters
 from objectives.recipes import Recipe
@@ -79,22 +82,26 @@ class Writer:
             where=group.where,
             source="dataset",
             prompt=group.prompt,
-            responses=tuple(self.read(group.prompt, y, True) for y in group.responses),
+            responses=tuple(
+                self.read(group.prompt, y, not group.cut_responses or self.ended(y))
+                for y in group.responses
+            ),
             reward=np.zeros(len(group.responses)),
         )
 
+    def ended(self, tokens: np.ndarray) -> bool:
+        """Whether the last token is one that ends a response."""
+        return int(tokens[-1]) in self.sampling.stop
+
     def read(self, prompt: np.ndarray, tokens: np.ndarray, finished: bool) -> Written:
-        """A response as a person reads it."""
+        """A response as a person, or a reward, reads it."""
+        asked, said = prompt.tolist(), tokens.tolist()
         return Written(
-            prompt=self.text(prompt),
-            response=self.text(tokens),
+            prompt=prompt_text(self.tokenizer, asked),
+            response=response_text(self.tokenizer, asked, said, self.sampling.stop),
             tokens=tokens,
             finished=finished,
         )
-
-    def text(self, tokens: np.ndarray) -> str:
-        """Tokens as text, without those that only mark beginnings and ends."""
-        return self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True).strip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +149,7 @@ class Trial:
     groups: Sequence[Group]
     writer: Writer
     judges: Judges
-    rescorer: Rescorer
+    rescorer: Rescore
     values: Callable[[Parameters], Parameters]
 
     def __call__(self, trainable: Parameters) -> dict[str, float]:
@@ -169,6 +176,7 @@ class Collector:
         critic: how the critic's estimates are used; None without one.
         folder: of the run.
         visit: rows of ``groups`` by iteration.
+        run: what tells this run from any other that may have had its folder.
     """
 
     recipe: Recipe
@@ -176,11 +184,12 @@ class Collector:
     groups: Sequence[Group]
     writer: Writer
     judges: Judges
-    rescorer: Rescorer
+    rescorer: Rescore
     values: Callable[[Parameters], Parameters]
     critic: CriticSettings | None
     folder: Path
     visit: Callable[[int], np.ndarray]
+    run: str = ""
 
     def collect(
         self,
@@ -188,7 +197,7 @@ class Collector:
         trainable: Parameters,
         carried: Carried,
         go_on: Callable[[float], bool],
-    ) -> Rollouts:
+    ) -> tuple[Rollouts, dict[str, float | int]]:
         """One collection, from wherever it stands.
 
         Args:
@@ -198,24 +207,27 @@ class Collector:
             go_on: told the share that is done after every part; False stops.
 
         Returns:
-            The collection, on disk already.
+            The collection, on disk already, and what a watch has to say of making it: seconds,
+            and tokens; nothing where it was there.
 
         Raises:
             Interrupted: if it was stopped; the parts that are done are kept.
             RewardError: if a reward cannot answer; what it answered is kept.
         """
         path = path_of(self.folder, iteration)
-        mark = fingerprint(trainable)
-        if path.exists():
-            found = read_rollouts(path)
-            if found.facts["policy"] == mark:
-                return found
-            path.unlink()  # of a run that went another way after its last checkpoint
+        mark = f"{self.run}-{fingerprint(trainable)}"
+        found = kept(path, mark)
+        # With the same policy, but not after the same rewards, penalty and baseline are others.
+        if found is not None and found.facts["before"] == carried.record():
+            shutil.rmtree(parts_of(path), ignore_errors=True)  # left by a kill in between
+            return found, {}
         began = time.monotonic()
         written = self.write(iteration, trainable, mark, go_on)
         sampled = time.monotonic()
         labelled = self.judges(written)
         judged = time.monotonic()
+        if not go_on(1.0):
+            raise Interrupted
         said = self.rescorer(trainable, [rollout.group for rollout in labelled])
         labelled = [with_said(*both) for both in zip(labelled, said, strict=True)]
         numbers = summary(labelled, said) | {"kl_coefficient": carried.kl_coefficient}
@@ -226,11 +238,16 @@ class Collector:
             "scoring": time.monotonic() - judged,
             "tokens": sum(sum(rollout.lengths) for rollout in rollouts),
         }
-        facts = {"policy": mark, "carried": left.record(), "numbers": numbers, "clock": clock}
+        facts = {
+            "policy": mark,
+            "before": carried.record(),
+            "carried": left.record(),
+            "numbers": numbers,
+        }
         collected = Rollouts(iteration, rollouts, facts)
         write_rollouts(path, collected)
         shutil.rmtree(parts_of(path), ignore_errors=True)
-        return collected
+        return collected, clock
 
     def write(
         self, iteration: int, trainable: Parameters, mark: str, go_on: Callable[[float], bool]
@@ -239,7 +256,7 @@ class Collector:
         rows = self.visit(iteration)
         first = iteration * len(rows)
         ids = [(first + place) % 2**32 for place in range(len(rows))]
-        given = round(self.settings.offline * len(rows))
+        given = offline_prompts(self.settings, self.recipe)
         found = [
             self.writer.given(self.groups[row], number)
             for row, number in zip(rows[:given], ids[:given], strict=True)
@@ -250,17 +267,18 @@ class Collector:
             engine, source = self.writer.reference, "reference"
         else:
             engine.load(self.values(trainable))
-        together = max(self.settings.sampling.rows // self.writer.sampling.responses, 1)
+        together = at_once(self.settings.sampling.rows, self.writer.sampling.responses)
         folder = parts_of(path_of(self.folder, iteration))
         for start in range(given, len(rows), together):
             part = folder / f"{start:06d}.parquet"
-            kept = read_part(part, mark)
-            if kept is None:
+            done = kept(part, mark)
+            if done is None:
                 chosen = slice(start, start + together)
                 groups = [self.groups[row] for row in rows[chosen]]
-                kept = self.writer.write(engine, groups, ids[chosen], source)
-                write_rollouts(part, Rollouts(iteration, kept, {"policy": mark}))
-            found += kept
+                written = self.writer.write(engine, groups, ids[chosen], source)
+                done = Rollouts(iteration, written, {"policy": mark})
+                write_rollouts(part, done)
+            found += done.rollouts
             if not go_on(len(found) / len(rows)):
                 raise Interrupted
         return found
@@ -313,12 +331,20 @@ def parts_of(path: Path) -> Path:
     return path.with_suffix(".parts")
 
 
-def read_part(path: Path, mark: str) -> list[Rollout] | None:
-    """A part that this very policy wrote; None if there is none."""
+def kept(path: Path, mark: str) -> Rollouts | None:
+    """What this very policy wrote in this very run; None if there is none that can be read.
+
+    Another mark is that of a run which went another way after its last checkpoint, or which was
+    never to come to its first, and had asked for something else. What is damaged is written again:
+    the policy that wrote it is at hand.
+    """
     if not path.exists():
         return None
-    found = read_rollouts(path)
-    return found.rollouts if found.facts["policy"] == mark else None
+    try:
+        found = read_rollouts(path)
+    except OSError:
+        return None
+    return found if found.facts.get("policy") == mark else None
 
 
 def fingerprint(values: Parameters) -> str:

@@ -103,11 +103,24 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
         evaluate = evaluator(
             trainer, state.trainable, fixed, objective, held_out, loaded.put, trial
         )
-        step = Step(trainer, fixed, objective, state, sums, examples, cut=cut, put=loaded.put)
+        step = Step(
+            trainer,
+            fixed,
+            objective,
+            state,
+            sums,
+            examples,
+            cut=cut,
+            put=loaded.put,
+            ahead=not prepared.is_online,
+        )
     seconds = time.monotonic() - began
     programs = step.compilations + (held_out is not None)
-    last = "" if prepared.is_online else ", the last of this run"
-    console.print(f"compiled {programs} programs in {seconds:.1f} s{last}")
+    if prepared.is_online:
+        most = step.compilations + 2 * len(shapes)
+        console.print(f"at most {most} programs judge and learn; each is compiled when first met")
+    else:
+        console.print(f"compiled {programs} programs in {seconds:.1f} s, the last of this run")
 
     with ExitStack() as opened:
         saver = opened.enter_context(closing(Saver(prepared.out, settings.save, state)))

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
 from llm.rollouts import Rollout
+from llm.sampler.sizes import bucket
 from llm.settings import CriticSettings, KLSettings
 from objectives.advantages import (
     ADVANTAGES,
@@ -29,6 +30,9 @@ from objectives.advantages import (
     whiten,
 )
 from objectives.recipes import Recipe
+
+SHORTEST = 64
+"""Token places an array of a collection has at least."""
 
 MOST = 0.2
 """Largest relative error of the KL that its controller reacts to."""
@@ -113,8 +117,20 @@ def advise(
         )
         for b, rollout in enumerate(rollouts)
     ]
-    drift = float(jnp.sum(jnp.where(cells.mask, old - ref, 0)) / jnp.sum(cells.valid))
-    return after, Carried(total, number, steered(beta, drift, int(cells.valid.sum()), kl))
+    drift, responses = drifted(cells, old - ref)
+    return after, Carried(total, number, steered(beta, drift, responses, kl))
+
+
+def drifted(cells: "Cells", log_ratio: Float[Array, "B N T"]) -> tuple[float, int]:
+    """How far the policy is from the reference, in nats per response, by what it wrote itself.
+
+    Returns:
+        The mean over its responses, and how many there are: what others wrote says nothing of it.
+    """
+    own = jnp.array([rollout.source == "policy" for rollout in cells.rollouts])
+    responses = int(jnp.sum(cells.valid & own[:, None]))
+    total = jnp.sum(jnp.where(cells.mask & own[:, None, None], log_ratio, 0))
+    return float(total) / max(responses, 1), responses
 
 
 def steered(beta: float, drift: float, responses: int, kl: KLSettings) -> float:
@@ -131,7 +147,8 @@ def steered(beta: float, drift: float, responses: int, kl: KLSettings) -> float:
     if kl.target is None:
         return beta
     error = float(np.clip(drift / kl.target - 1, -MOST, MOST))
-    return beta * (1 + error * responses / kl.horizon)
+    # However many responses a collection has, a penalty never turns into a bonus.
+    return beta * (1 + error * min(responses / kl.horizon, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +171,9 @@ class Cells:
     def of(cls, rollouts: Sequence[Rollout]) -> "Cells":
         """Lay a collection out."""
         many = max(len(rollout.reward) for rollout in rollouts)
-        most = max(length for rollout in rollouts for length in rollout.lengths)
+        longest = max(length for rollout in rollouts for length in rollout.lengths)
+        # Few sizes, because every one is compiled for.
+        most = bucket(longest, SHORTEST)
         reward = np.zeros((len(rollouts), many), np.float32)
         mask = np.zeros((len(rollouts), many, most), bool)
         for b, rollout in enumerate(rollouts):

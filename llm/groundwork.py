@@ -24,13 +24,14 @@ from llm.loading import Loaded
 from llm.model import RewardModel, parameters
 from llm.online import Fresh
 from llm.optimizer import optimizer, schedule
-from llm.preparation import Prepared
+from llm.preparation import Prepared, offline_prompts
 from llm.progress import Bar, counted
 from llm.reference import cached_reference
 from llm.rescoring import Rescorer
 from llm.sampler import Sampling, stop_tokens
 from llm.sampler.draws import Rule
 from llm.sampler.engine import LocalEngine
+from llm.sampler.sizes import at_once, bucket
 from llm.state import flatten, is_free
 from llm.train import Put, means, shape
 from llm.update import Fixed, Learner, Parameters
@@ -229,6 +230,16 @@ def rule_of(prepared: Prepared) -> Rule:
     return Rule(temperature, sampling.top_k, sampling.top_p) if prepared.is_online else Rule()
 
 
+def side_by_side(prepared: Prepared) -> int:
+    """Responses that are written at a time; held-out prompts share the programs of collections."""
+    rows, collection = prepared.settings.sampling.rows, prepared.recipe.collection
+    if not prepared.is_online:
+        return rows
+    fresh = collection.prompts - offline_prompts(prepared.settings, prepared.recipe)
+    together = at_once(rows, collection.responses)
+    return min(bucket(fresh, 1), together) * collection.responses
+
+
 def writer_of(prepared: Prepared, loaded: Loaded, responses: int, seed: int) -> Writer:
     """Whoever writes so many responses to each prompt."""
     settings, rule = prepared.settings.sampling, rule_of(prepared)
@@ -246,7 +257,7 @@ def writer_of(prepared: Prepared, loaded: Loaded, responses: int, seed: int) -> 
     def engine(values: Parameters) -> LocalEngine:
         return LocalEngine(
             loaded.policy(values),
-            rows=settings.rows,
+            rows=side_by_side(prepared),
             decode=lambda ids: prepared.tokenizer.decode(ids, skip_special_tokens=True),
         )
 

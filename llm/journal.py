@@ -47,13 +47,17 @@ class Journal:
         self.file: TextIO = reopen(folder / METRICS, step)
 
     def write(
-        self, step: int, kind: str, numbers: Mapping[str, float], clock: Mapping[str, float]
+        self,
+        step: int,
+        kind: str,
+        numbers: Mapping[str, float | int],
+        clock: Mapping[str, float | int],
     ) -> None:
         """Write one line everywhere.
 
         Args:
             step: optimizer steps taken.
-            kind: ``"train"`` or ``"eval"``.
+            kind: ``"train"``, ``"rollout"`` or ``"eval"``.
             numbers: what was computed.
             clock: what was measured with a watch.
         """

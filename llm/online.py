@@ -18,6 +18,7 @@ from llm.fresh_advantages import Carried, as_known
 from llm.journal import Journal
 from llm.progress import Bar
 from llm.rollouts import Rollouts, path_of, read_rollouts
+from llm.state import CHECKPOINTS, saved_steps
 from llm.train import Put, Stop
 from llm.update import TrainState
 
@@ -62,10 +63,28 @@ class Fresh:
         iteration, within = divmod(self.begin, steps)
         if within:
             # The policy that wrote it is gone: what is on disk is all there is.
-            self.serve(read_rollouts(path_of(self.collector.folder, iteration)))
+            self.serve(self.read(iteration))
         elif iteration:
-            before = read_rollouts(path_of(self.collector.folder, iteration - 1))
-            self.carried = Carried(**before.facts["carried"])
+            self.carried = Carried(**self.read(iteration - 1).facts["carried"])
+
+    def read(self, iteration: int) -> Rollouts:
+        """A collection that the run cannot go on without.
+
+        Raises:
+            OSError: if it is gone or damaged; names the checkpoints that need it.
+        """
+        folder = self.collector.folder
+        try:
+            return read_rollouts(path_of(folder, iteration))
+        except OSError as error:
+            steps = saved_steps(folder)
+            before = [step for step in steps if step <= iteration * self.steps]
+            later = ", ".join(str(folder / CHECKPOINTS / str(s)) for s in steps if s not in before)
+            then = f"goes on after step {before[-1]}" if before else "begins anew"
+            raise OSError(
+                f"{error} The run needs them to go on after step {self.begin}: put the file back, "
+                f"or delete {later}, and the same command {then}."
+            ) from None
 
     @property
     def steps(self) -> int:
@@ -103,12 +122,15 @@ class Fresh:
         iteration = (number - 1) // self.steps
         # Text and rewards are made on the host, piece by piece.
         with jax.transfer_guard("allow"):
-            collected = self.collector.collect(iteration, state.trainable, self.carried, go_on)
+            collected, clock = self.collector.collect(
+                iteration, state.trainable, self.carried, go_on
+            )
         self.serve(collected)
         numbers = {"iteration": iteration, **collected.facts["numbers"]}
         # A line belongs to the first step that learns from it: a resumed run takes it back with it.
-        self.journal.write(number, "rollout", numbers, collected.facts["clock"])
-        gap = collected.facts["numbers"].get("sampler_gap")
+        self.journal.write(number, "rollout", numbers, clock)
+        self.bar.keep(reward=numbers["reward"])
+        gap = numbers.get("sampler_gap")
         if gap is not None:
             self.tell(number, gap)
 

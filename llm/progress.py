@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 # What is shown beside the bar, in this order, where a step has it.
 SHOWN = (
+    ("reward", "reward {:.3g}"),
     ("loss", "loss {:.4f}"),
     ("accuracy", "accuracy {:.2f}"),
     ("margin", "margin {:+.3f}"),
@@ -38,13 +39,19 @@ class Bar:
             console=console,
         )
         self.task = self.progress.add_task(what, total=total, completed=done, numbers="")
+        self.lasting: dict[str, float] = {}
 
     def show(self, done: int, numbers: Mapping[str, float], tokens_per_second: float = 0.0) -> None:
         """Move on and show what the latest numbers are."""
+        numbers = {**self.lasting, **numbers}
         parts = [form.format(numbers[name]) for name, form in SHOWN if name in numbers]
         if tokens_per_second:
             parts.append(f"{tokens_per_second:,.0f} tokens/s")
         self.progress.update(self.task, completed=done, numbers="  ".join(parts))
+
+    def keep(self, **numbers: float) -> None:
+        """Show numbers from here on, until there are others of these names."""
+        self.lasting |= numbers
 
     def say(self, what: str) -> None:
         """Show something in the place of the numbers, while no step is taken."""

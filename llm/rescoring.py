@@ -7,8 +7,8 @@ both exact KLs. It runs in the shapes the training steps run in.
 Key to the axes: B prompts, N responses of each, T response positions.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -40,6 +40,10 @@ class Said(NamedTuple):
     value: PerScoredToken | None
     forward_kl: PerScoredToken | None
     reverse_kl: PerScoredToken | None
+
+
+Rescore: TypeAlias = Callable[[Parameters, Sequence[Group]], list[Said]]
+"""Says, of a policy with these numbers, what there is to say of each group, in their order."""
 
 
 class Rescorer:

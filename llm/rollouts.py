@@ -128,7 +128,7 @@ def write_rollouts(path: Path, collected: Rollouts) -> None:
     rows = list(rows_of(collected))
     table = pa.table({name: [row[name] for row in rows] for name in kinds}, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial")
     pq.write_table(table, partial)
     os.replace(partial, path)
 
@@ -163,7 +163,7 @@ def read_rollouts(path: Path) -> Rollouts:
     """Read a collection back, every number as it was.
 
     Raises:
-        OSError: if the file cannot be read; names it and the remedy.
+        OSError: if the file cannot be read; names it.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -179,10 +179,7 @@ def read_rollouts(path: Path) -> Rollouts:
         return Rollouts(iteration, [rollout_of(rows) for rows in together.values()], facts)
     except (pa.ArrowException, OSError, KeyError, TypeError, IndexError, ValueError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise OSError(
-            f"the rollouts {path} cannot be read ({first}): delete that file, and the run goes on "
-            "from the checkpoint before it, or begins anew where there is none."
-        ) from None
+        raise OSError(f"the rollouts {path} cannot be read ({first}).") from None
 
 
 def rollout_of(rows: Sequence[Mapping[str, Any]]) -> Rollout:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
@@ -46,9 +46,10 @@ class Step:
         objective: what is minimised.
         state: an example of a state.
         sums: sums of nothing; its buffers are used up.
-        examples: a batch of each shape there will be.
+        examples: a batch of each shape there will be, or may be.
         cut: whether a step may consist of several batches.
         put: places a batch on the devices.
+        ahead: whether all of them will be; else a shape's program is compiled when it is met.
     """
 
     def __init__(
@@ -62,16 +63,19 @@ class Step:
         *,
         cut: bool,
         put: Put,
+        ahead: bool = True,
     ) -> None:
         self.learner, self.fixed, self.asked, self.sums = learner, fixed, objective, sums
         self.objective = jax.device_put(objective)
-        shapes = {shape(batch): put(batch) for batch in examples}
+        self.shapes = frozenset(map(shape, examples))
+        shapes = {shape(batch): put(batch) for batch in examples if ahead}
         # KTO compares every response with a mean over the whole step: one more pass where steps
         # are cut, before.
         whole = isinstance(objective, KTO) and objective.reference_point is None
         self.two_passes = whole and cut
         objective = self.relative_to(0.0) if self.two_passes else self.objective
         add, measure = jax.jit(learner.add, donate_argnums=0), jax.jit(learner.log_ratio)
+        self.adding = add
         given = state.trainable, fixed
         self.add = {
             name: add.lower(sums, *given, batch, objective).compile()
@@ -86,8 +90,16 @@ class Step:
 
     @property
     def compilations(self) -> int:
-        """Programs there are; there will be no more."""
+        """Programs there are."""
         return len(self.add) + len(self.measure) + 1
+
+    def program(self, name: Any, given: tuple[Any, ...]) -> Any:
+        """The program that adds a batch of a declared shape to the sums, compiled at most once."""
+        if name not in self.add:
+            assert name in self.shapes
+            with jax.transfer_guard("allow"):
+                self.add[name] = self.adding.lower(*given).compile()
+        return self.add[name]
 
     def __call__(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Report]:
         """Take a step on the micro-batches of a batch; the buffers of ``state`` are used up."""
@@ -96,7 +108,8 @@ class Step:
             objective = self.relative_to(self.reference_point(state, batches))
         sums = self.sums
         for batch in batches:
-            sums = self.add[shape(batch)](sums, state.trainable, self.fixed, batch, objective)
+            given = sums, state.trainable, self.fixed, batch, objective
+            sums = self.program(shape(batch), given)(*given)
         state, self.sums, report = self.apply(state, sums)
         return state, report
 
@@ -120,6 +133,7 @@ def shape(batch: Batch) -> tuple[tuple[int, ...], ...]:
     return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where the batches of each step come from; steps are counted from 1."""
 
@@ -245,7 +259,11 @@ def run(
                 if pending is not None and source.waits(number + 1):
                     read(*pending)
                     pending = None
-                batches = source.take(number + 1, state, stop)
+                try:
+                    batches = source.take(number + 1, state, stop)
+                except Exception:  # a reward that cannot answer must not cost the steps before it
+                    saver.save(number, state)
+                    raise
                 if batches is None:
                     asked = stop.signal
                     saver.save(number, state)

@@ -3,9 +3,11 @@
 import importlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -13,36 +15,47 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments.catalogue import BANDIT, ROOT, chosen, sources
+from experiments.catalogue import CATALOGUE, ROOT, chosen, module_of, sources
 from experiments.results import Result, Size, Verdict, fingerprint, is_current, load, save
 from modeseek.workers import Task, run_tasks
 
-SEEDS = {"quick": 3, "default": 10, "full": 30}
+SEEDS = {
+    "bandit": {"quick": 3, "default": 10, "full": 30},
+    "text": {"quick": 2, "default": 5, "full": 10},
+}
+CLAIMS = {"bandit": "CLAIMS.md", "text": "CLAIMS-text.md"}
+READING = 5.0
+"""Seconds an experiment on text takes once its runs are there."""
+
+NOT_RUN = "not run"
+"""How the error of a task begins whose input has failed."""
+
 COLOURS = {"held": "green", "held under this condition": "yellow", "did not hold": "red"}
 
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Run the experiments and draw the figures of the didactic study.
+    """Run the experiments and draw the figures of the didactic study, or of the one on text.
 
     An experiment whose result is already there, from the same code and settings, is kept. Interrupt
     it at any time: what is finished stays, and the same command continues.
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Experiments to run, with those they read; all of the default ones if none is named."""
+    """Experiments to run, with those they read; `text` for all of the study on text; all of the
+    didactic ones if none is named."""
     quick: bool = False
     """Small and few: to see that everything works, not to judge a claim."""
     full: bool = False
-    """The paper's lengths and 30 seeds; takes a while."""
+    """The paper's lengths and 30 seeds, or on text a larger model and 10; takes a while."""
     seeds: int | None = None
-    """Repetitions of every setting; 10, or 3 with --quick, or 30 with --full."""
+    """Repetitions of every setting; 10, or 3 with --quick, or 30 with --full; on text 5, 2, 10."""
     out: Path = Path("reproduced")
     """Folder for results and figures; created if it is missing."""
     fresh: bool = False
     """Compute again what is already there."""
     processes: int | None = None
-    """Experiments that run side by side; one per core, four at most."""
+    """Experiments, or runs of the study on text, side by side; one per core, four at most."""
     formats: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png")
     """File formats of the figures."""
 
@@ -54,11 +67,10 @@ class Reproduce:
         if not self.formats:
             raise ValueError("--formats is empty; give svg, png or pdf.")
 
-    @property
-    def size(self) -> Size:
-        """How much to compute."""
+    def size(self, study: str) -> Size:
+        """How much of a study to compute."""
         name = "quick" if self.quick else "full" if self.full else "default"
-        return Size(name, SEEDS[name] if self.seeds is None else self.seeds)
+        return Size(name, SEEDS[study][name] if self.seeds is None else self.seeds)
 
 
 def check_writable(folder: Path) -> None:
@@ -85,14 +97,61 @@ def run_one(name: str, size: Size, out: str, formats: tuple[str, ...]) -> float:
         Seconds it took.
     """
     began = time.perf_counter()
-    results = Path(out) / "bandit"
-    experiment = importlib.import_module(f"experiments.bandit.{name}")
-    inputs = {read: load(results, read) for read in BANDIT[name].reads}
+    results = Path(out) / CATALOGUE[name].study
+    experiment = importlib.import_module(module_of(name))
+    inputs = {read: load(results, read) for read in CATALOGUE[name].reads}
     result: Result = experiment.run(size, inputs) if inputs else experiment.run(size)
-    mark = fingerprint(sources(name), size)
     draw(result, Path(out) / "figures", formats)
-    save(result, results, size, mark)
+    save(result, results, size, mark_of(name, size))
     return time.perf_counter() - began
+
+
+def run_part(name: str, work: Callable[[], Any] | None, *arguments: Any) -> float:
+    """Run one experiment, or compute one unit of the study on text.
+
+    Returns:
+        Seconds it took.
+    """
+    if work is None:
+        return run_one(name, *arguments)
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def mark_of(name: str, size: Size) -> str:
+    """What tells a result from those of other code or settings."""
+    mark = fingerprint(sources(name), size)
+    if CATALOGUE[name].study == "text":
+        from experiments.llm.study import digest, study_of
+
+        return f"{mark}-{digest(study_of(size))}"
+    return mark
+
+
+def tasks_of(name: str, size: Size, out: Path, formats: tuple[str, ...]) -> list[Task]:
+    """What has to be done for one experiment, the experiment itself last.
+
+    On text, what has been computed already is no task any more.
+    """
+    entry = CATALOGUE[name]
+    arguments = (None, size, str(out), formats)
+    if entry.study != "text":
+        return [Task(name, arguments, entry.seconds, entry.reads)]
+    from experiments.llm.runs import compute
+
+    units = importlib.import_module(module_of(name)).units(size)
+    wanted = {unit.name: unit for unit in units if not unit.path.exists()}
+    tasks = [
+        Task(
+            unit.name,
+            (partial(compute, unit),),
+            unit.seconds,
+            tuple(before for before in unit.after if before in wanted),
+        )
+        for unit in wanted.values()
+    ]
+    return [*tasks, Task(name, arguments, READING, (*entry.reads, *wanted))]
 
 
 def draw(result: Result, folder: Path, formats: tuple[str, ...]) -> None:
@@ -123,7 +182,7 @@ def verdict_table(verdicts: dict[str, list[Verdict]]) -> Table:
     table = Table(title="Claims and verdicts", title_style="bold", show_lines=True)
     for column, ratio in (("experiment", 2), ("claim", 5), ("verdict", 3), ("evidence", 6)):
         table.add_column(column, ratio=ratio, overflow="fold")
-    for name in BANDIT:
+    for name in CATALOGUE:
         for verdict in verdicts.get(name, []):
             outcome = f"[{COLOURS[verdict.outcome]}]{verdict.outcome}[/]"
             if verdict.condition:
@@ -135,7 +194,7 @@ def verdict_table(verdicts: dict[str, list[Verdict]]) -> Table:
 def verdict_markdown(verdicts: dict[str, list[Verdict]]) -> str:
     """The same table for a reader of files."""
     lines = ["| experiment | claim | verdict | evidence |", "|---|---|---|---|"]
-    for name in BANDIT:
+    for name in CATALOGUE:
         for verdict in verdicts.get(name, []):
             outcome = verdict.outcome + (f": {verdict.condition}" if verdict.condition else "")
             cells = (name, verdict.claim, outcome, verdict.evidence)
@@ -146,40 +205,54 @@ def verdict_markdown(verdicts: dict[str, list[Verdict]]) -> str:
 def main(arguments: list[str]) -> None:
     """Parse the line and do it."""
     options = tyro.cli(Reproduce, args=arguments, prog="modeseek reproduce")
-    names, size, out = chosen(options.names), options.size, options.out
+    names, out = chosen(options.names), options.out
     check_writable(out)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     console = Console()
     began = time.perf_counter()
 
-    marks = {name: fingerprint(sources(name), size) for name in names}
+    studies = {name: CATALOGUE[name].study for name in names}
+    sizes = {name: options.size(study) for name, study in studies.items()}
+    marks = {name: mark_of(name, sizes[name]) for name in names}
     kept = set()
     if not options.fresh:
-        kept = {name for name in names if is_current(out / "bandit", name, marks[name])}
-    stale = {name for name in names if set(BANDIT[name].reads) & (set(names) - kept)}
+        kept = {name for name in names if is_current(out / studies[name], name, marks[name])}
+    stale = {name for name in names if set(CATALOGUE[name].reads) & (set(names) - kept)}
     kept -= stale
-    tasks = [
-        Task(name, (size, str(out), options.formats), BANDIT[name].seconds, BANDIT[name].reads)
-        for name in names
-        if name not in kept
-    ]
+    wanted = [name for name in names if name not in kept]
+    parts = [tasks_of(name, sizes[name], out, options.formats) for name in wanted]
+    tasks = {task.name: task for part in parts for task in part}
+    seeds = " and ".join(sorted({str(size.seeds) for size in sizes.values()}))
+    size_name = next(iter(sizes.values())).name
+    units = len(tasks) - len(parts)
     console.print(
-        f"{len(names)} experiments, {size.seeds} seeds, {size.name} size, into {out}"
+        f"{len(names)} experiments, {seeds} seeds, {size_name} size, into {out}"
+        + (f"; {units} runs and proxies to compute" if units else "")
         + (f"; {len(kept)} already there ({', '.join(sorted(kept))})" if kept else "")
     )
-    failures = run_with_progress(console, tasks, kept, options.processes)
-    verdicts = {name: load(out / "bandit", name).verdicts for name in names if name not in failures}
+    failures = run_with_progress(console, list(tasks.values()), kept, options.processes)
+    verdicts = {
+        name: load(out / study, name).verdicts
+        for name, study in studies.items()
+        if name not in failures
+    }
     for name in sorted(kept):
         if not is_drawn(out / "figures", name, options.formats):
-            draw(load(out / "bandit", name), out / "figures", options.formats)
-    (out / "CLAIMS.md").write_text(verdict_markdown(verdicts), encoding="utf-8")
+            draw(load(out / studies[name], name), out / "figures", options.formats)
+    for study in dict.fromkeys(studies.values()):
+        of_study = {name: found for name, found in verdicts.items() if studies[name] == study}
+        (out / CLAIMS[study]).write_text(verdict_markdown(of_study), encoding="utf-8")
     console.print(verdict_table(verdicts))
+    folders = " and ".join(str(out / study) for study in dict.fromkeys(studies.values()))
+    tables = " and ".join(str(out / CLAIMS[study]) for study in dict.fromkeys(studies.values()))
     console.print(
-        f"{time.perf_counter() - began:.0f} s. Figures in {out / 'figures'}, results in "
-        f"{out / 'bandit'}, this table in {out / 'CLAIMS.md'}."
+        f"{time.perf_counter() - began:.0f} s. Figures in {out / 'figures'}, results in {folders}, "
+        f"this table in {tables}."
     )
     for name, error in failures.items():
-        console.print(f"[bold red]{name} failed[/]\n{escape(error)}")
+        # What only waits for something that failed is worth a word if it was asked for.
+        if name in CATALOGUE or not error.startswith(NOT_RUN):
+            console.print(f"[bold red]{escape(name)} failed[/]\n{escape(error)}")
     if failures:
         raise SystemExit(1)
 
@@ -220,12 +293,12 @@ def run_with_progress(
 
         expected = sum(remaining.values())
         try:
-            for outcome in run_tasks(run_one, tasks, kept, workers, started):
+            for outcome in run_tasks(run_part, tasks, kept, workers, started):
                 running.pop(outcome.name, None)
                 remaining.pop(outcome.name)
                 if outcome.error:
                     failures[outcome.name] = outcome.error
-                else:
+                elif outcome.name in CATALOGUE:
                     progress.console.print(f"  {outcome.name}: {outcome.value:.0f} s")
                 done = expected - sum(remaining.values())
                 pace = (time.perf_counter() - began) * share / max(done, 1.0)
@@ -233,8 +306,11 @@ def run_with_progress(
                 refresh()
         except KeyboardInterrupt:
             finished = [task.name for task in tasks if task.name not in remaining]
+            units = [name for name in finished if name not in CATALOGUE]
+            parts = [name for name in finished if name in CATALOGUE]
+            parts += [f"{len(units)} runs and proxies"] if units else []
             console.print(
-                f"interrupted; kept {', '.join(finished) or 'nothing new'}. "
+                f"interrupted; kept {', '.join(parts) or 'nothing new'}. "
                 "The same command continues from here."
             )
             raise

@@ -41,6 +41,9 @@ REFERENCE_SECONDS, PROXY_SECONDS = 60.0, 12.0
 ONLINE_SECONDS, OFFLINE_SECONDS = 0.3, 0.2
 """What the reference, a proxy and a gradient step take: for the estimate of the time left."""
 
+PACKING = PackingSettings(row_length=448, max_tokens=4 * 448, shapes=1)
+"""One shape for every seed of a task, so that a program is compiled once for all of them."""
+
 ALL = 0
 """As a number of prompts: all that the data set has."""
 
@@ -141,7 +144,7 @@ def train(study: Study, run: Run) -> dict[str, Columns]:
             limit=run.prompts or None,
             eval_source=str(data_file(study, run.task, run.seed, held_out=True)),
         ),
-        packing=PackingSettings(shapes=2),
+        packing=PACKING,
         log=LogSettings(every=study.evaluate_every // 2),
         save=SaveSettings(every=study.steps, keep=1),
     )

@@ -154,7 +154,8 @@ def rows(study: Study, task: str, seed: int, held_out: bool) -> list[dict[str, A
     seed = HELD_OUT_SEED if held_out else seed
     mode = facts_of(study).mode
     many, tokens = study.responses + SPARE, study.max_new_tokens
-    written = answers(study, held_out, many, seed, tokens, study.data_prompts)
+    most = study.evaluate_prompts if held_out else study.data_prompts
+    written = answers(study, held_out, many, seed, tokens, most)
     generator = np.random.default_rng(seed)
     found = []
     for group in written:

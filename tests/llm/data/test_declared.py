@@ -67,7 +67,7 @@ def test_whatever_is_written_within_the_bounds_fits_and_nothing_of_it_is_lost(ru
     for step in range(plan.steps):
         found = {}
         for batch in plan.micro_batches(step):
-            assert batch.mask.shape in allowed
+            assert batch.mask.shape in allowed and batch.old_logp is not None
             here = [row for row in batch.example.tolist() if row >= 0]
             found.update(zip(here, unpack(batch), strict=True))
             for b, row in enumerate(batch.example.tolist()):
