@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,17 @@ class Judges:
         return [
             replace(
                 rollout,
-                reward=np.asarray(reward, np.float64)
-                - self.missing_eos * np.array([not y.finished for y in rollout.responses]),
+                reward=np.asarray(reward, np.float64),
+                trained=self.less(reward, rollout) if self.missing_eos else None,
                 gold=None if best is None else np.asarray(best, np.float64),
             )
             for rollout, reward, best in zip(written, rewards, gold, strict=True)
         ]
+
+    def less(self, reward: np.ndarray, rollout: Rollout) -> np.ndarray:
+        """Rewards with something taken off for a missing end."""
+        unfinished = np.array([not response.finished for response in rollout.responses])
+        return np.asarray(reward, np.float64) - self.missing_eos * unfinished
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +150,8 @@ class Trial:
         judges: as in training.
         rescorer: the trainer's own opinion.
         values: parameters of the policy by path, from those that train.
+        rival: writes what answers are compared with, where a reward can only compare; None where
+            it can judge an answer by itself.
     """
 
     groups: Sequence[Group]
@@ -151,14 +159,40 @@ class Trial:
     judges: Judges
     rescorer: Rescore
     values: Callable[[Parameters], Parameters]
+    rival: Writer | None = None
 
     def __call__(self, trainable: Parameters) -> dict[str, float]:
         """Means over the answers; KLs in nats per response, exact given the prefixes."""
         self.writer.policy.load(self.values(trainable))
-        ids = range(len(self.groups))
-        rollouts = self.judges(self.writer.write(self.writer.policy, self.groups, ids, "policy"))
+        answers = self.answers(self.writer, "policy")
+        rollouts = self.judges(answers) if self.rival is None else self.compared(answers)
         said = self.rescorer(trainable, [rollout.group for rollout in rollouts])
         return summary(rollouts, said)
+
+    def answers(self, writer: Writer, source: str) -> list[Rollout]:
+        """What somebody says to the prompts."""
+        return writer.write(writer.policy, self.groups, range(len(self.groups)), source)
+
+    @cached_property
+    def rivals(self) -> list[Rollout]:
+        """What the model that the run began from says to them."""
+        assert self.rival is not None
+        return self.answers(self.rival, "reference")
+
+    def compared(self, answers: Sequence[Rollout]) -> list[Rollout]:
+        """Answers judged beside their rivals: a reward that only compares becomes a win rate."""
+        pairs = [
+            replace(mine, responses=mine.responses + theirs.responses, reward=np.zeros(2))
+            for mine, theirs in zip(answers, self.rivals, strict=True)
+        ]
+        return [
+            replace(
+                mine,
+                reward=judged.reward[:1],
+                gold=None if judged.gold is None else judged.gold[:1],
+            )
+            for mine, judged in zip(answers, self.judges(pairs), strict=True)
+        ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -254,7 +254,7 @@ def conclude(prepared: Prepared, console: Console) -> None:
     if len(lines) > 1 and prepared.held_out:
         table = Table("held-out", "before", "after", box=None, padding=(0, 2, 0, 0))
         for name, after in lines[-1].items():
-            if name in lines[0] and name not in ("step", "kind", "clock"):
+            if name in lines[0] and name not in ("step", "kind", "clock", "sampler_gap"):
                 # Before the first step margins are rounding errors, and their signs say nothing.
                 said = name != "accuracy" or abs(lines[0].get("margin", 1)) > ROUNDING
                 table.add_row(name, f"{lines[0][name]:.4f}" if said else "", f"{after:.4f}")

@@ -112,7 +112,7 @@ def advise(
         replace(
             rollout,
             # Where nothing is taken off, nothing is rounded either.
-            reward=shaped[b, : len(rollout.reward)] if beta else rollout.reward,
+            trained=shaped[b, : len(rollout.reward)] if beta else rollout.trained,
             known={**rollout.known, **{name: values[b] for name, values in flat.items()}},
         )
         for b, rollout in enumerate(rollouts)
@@ -177,7 +177,7 @@ class Cells:
         reward = np.zeros((len(rollouts), many), np.float32)
         mask = np.zeros((len(rollouts), many, most), bool)
         for b, rollout in enumerate(rollouts):
-            reward[b, : len(rollout.reward)] = rollout.reward
+            reward[b, : len(rollout.reward)] = rollout.worth
             for n, length in enumerate(rollout.lengths):
                 mask[b, n, :length] = True
         return cls(rollouts, jnp.asarray(reward), jnp.asarray(mask.any(axis=2)), jnp.asarray(mask))

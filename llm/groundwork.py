@@ -28,6 +28,7 @@ from llm.preparation import Prepared, offline_prompts
 from llm.progress import Bar, counted
 from llm.reference import cached_reference
 from llm.rescoring import Rescorer
+from llm.rewards import only_compares
 from llm.sampler import Sampling, stop_tokens
 from llm.sampler.draws import Rule
 from llm.sampler.engine import LocalEngine
@@ -306,6 +307,10 @@ HELD_OUT_SEED = 2**31
 """Added to a run's seed where held-out prompts are answered."""
 
 
+RIVAL_SEED = 2**30
+"""The same where the model that a run began from answers them."""
+
+
 def trial_of(
     prepared: Prepared, loaded: Loaded, learner: Learner, reference: Parameters | None
 ) -> Trial | None:
@@ -330,9 +335,14 @@ def trial_of(
         groups=len(chosen),
     )
     shapes = declare_shapes(bounds, replace(prepared.settings.packing, shapes=2), loaded.shards)
+    seed = prepared.settings.seed ^ HELD_OUT_SEED
+    judges = [judge for judge in (prepared.reward, prepared.gold) if judge is not None]
     return Trial(
         groups=chosen,
-        writer=writer_of(prepared, loaded, 1, prepared.settings.seed ^ HELD_OUT_SEED),
+        writer=writer_of(prepared, loaded, 1, seed),
+        rival=writer_of(prepared, loaded, 1, seed ^ RIVAL_SEED)
+        if any(map(only_compares, judges))
+        else None,
         judges=replace(judges_of(prepared), missing_eos=0.0),
         rescorer=rescorer_of(learner, loaded, reference, shapes, prepared, len(chosen)),
         values=lambda trainable: policy_values(loaded, trainable),

@@ -26,6 +26,10 @@ DISAGREEMENT = {"float32": 1e-3, "bfloat16": 0.25}
 """Nats per token by which sampler and scorer may differ before it is worth a warning."""
 
 
+LARGE = 10.0
+"""Rewards from which on the critic of a fresh run has more to learn than the policy."""
+
+
 @dataclass(eq=False)
 class Fresh:
     """Batches of what the policy writes while it learns.
@@ -130,9 +134,19 @@ class Fresh:
         # A line belongs to the first step that learns from it: a resumed run takes it back with it.
         self.journal.write(number, "rollout", numbers, clock)
         self.bar.keep(reward=numbers["reward"])
+        self.warn_critic(number, numbers["reward"])
         gap = numbers.get("sampler_gap")
         if gap is not None:
             self.tell(number, gap)
+
+    def warn_critic(self, number: int, reward: float) -> None:
+        """Say, once, that rewards are too large for a critic that begins at 0 beside a policy."""
+        if number == 1 and self.collector.critic is not None and abs(reward) > LARGE:
+            self.bar.print(
+                f"[yellow]rewards are about {reward:.3g}[/], and the critic, which shares the "
+                "policy's layers, begins at 0: its loss may rule the first steps. Scale them, for "
+                f"example by --reward '{1 / abs(reward):.1g}*...'"
+            )
 
     def tell(self, number: int, gap: float) -> None:
         """Say whether sampler and scorer agree: once, and whenever they do not."""

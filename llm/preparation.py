@@ -24,7 +24,7 @@ from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR, embedded_model
 from llm.journal import check_loggers
 from llm.model.architecture import Architecture
 from llm.reference import data_fingerprint, model_fingerprint
-from llm.rewards import Reward, RewardContext, identity, read_reward
+from llm.rewards import Reward, RewardContext, identity, only_compares, read_reward
 from llm.settings import (
     NEEDS_REFERENCE,
     ONLINE_RECIPES,
@@ -176,6 +176,7 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
         groups, held_out = hold_out(groups, reading.eval_share, settings.seed)
     if is_online(recipe):
         check_prompts(groups)
+        check_judges(recipe, reward, gold)
     else:
         check_recipe(recipe, groups)
     check_settings(name, recipe, settings, len(groups))
@@ -232,6 +233,16 @@ def reward_specs(recipe: Recipe, settings: Training) -> tuple[str | None, str | 
         corpus = docstrings if settings.data == DOCSTRINGS else language
         reward = settings.preference or corpus.DEFAULT_PREFERENCE
     return reward or settings.gold, settings.gold
+
+
+def check_judges(recipe: Recipe, *rewards: Reward | None) -> None:
+    """Raise ValueError if a reward that only compares is given one response to each prompt."""
+    for reward in rewards:
+        if reward is not None and only_compares(reward) and recipe.collection.responses < 2:
+            raise ValueError(
+                f"{reward.name} compares the responses to a prompt, and --collection.responses is "
+                f"{recipe.collection.responses}: give 2 or more."
+            )
 
 
 def with_room(reading: DataSettings, settings: Training, context: int) -> DataSettings:

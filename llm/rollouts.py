@@ -46,7 +46,8 @@ class Rollout:
         source: who wrote the responses: ``policy``, ``reference`` or ``dataset``.
         prompt: token ids.
         responses: as text and as token ids.
-        reward: what they are trained on.
+        reward: as they were judged.
+        trained: what they are trained on, where a penalty was taken off; else None.
         gold: a reward that is only looked at; None where there is none.
         known: numbers per token of all responses, one response after the other, by the name that a
             batch has for them: ``old_logp`` under the distribution that drew them, nats; further
@@ -59,6 +60,7 @@ class Rollout:
     prompt: Int32[np.ndarray, "_"]
     responses: tuple[Written, ...]
     reward: Float64[np.ndarray, " N"]
+    trained: Float64[np.ndarray, " N"] | None = None
     gold: Float64[np.ndarray, " N"] | None = None
     known: Mapping[str, Float32[np.ndarray, "_"]] = field(default_factory=dict)
 
@@ -68,9 +70,14 @@ class Rollout:
         return Group(
             prompt=self.prompt,
             responses=tuple(response.tokens for response in self.responses),
-            rewards=self.reward.astype(np.float32),
+            rewards=self.worth.astype(np.float32),
             where=self.where,
         )
+
+    @property
+    def worth(self) -> Float64[np.ndarray, " N"]:
+        """What the responses are trained on."""
+        return self.reward if self.trained is None else self.trained
 
     @property
     def lengths(self) -> list[int]:
@@ -121,6 +128,7 @@ def write_rollouts(path: Path, collected: Rollouts) -> None:
         "tokens": pa.list_(pa.int32()),
         "finished": pa.bool_(),
         "reward": pa.float64(),
+        "trained_reward": pa.float64(),
         "gold": pa.float64(),
         **{column: pa.list_(pa.float32()) for column in PER_TOKEN},
     }
@@ -151,6 +159,7 @@ def rows_of(collected: Rollouts) -> Iterable[dict[str, Any]]:
                 "tokens": response.tokens,
                 "finished": response.finished,
                 "reward": rollout.reward[n],
+                "trained_reward": None if rollout.trained is None else rollout.trained[n],
                 "gold": None if rollout.gold is None else rollout.gold[n],
                 **{
                     column: parts[name][n] if name in parts else None
@@ -182,6 +191,13 @@ def read_rollouts(path: Path) -> Rollouts:
         raise OSError(f"the rollouts {path} cannot be read ({first}).") from None
 
 
+def of_all(rows: Sequence[Mapping[str, Any]], column: str) -> Float64[np.ndarray, " N"] | None:
+    """A number of each response of a prompt; None where there is none."""
+    if rows[0][column] is None:
+        return None
+    return np.array([row[column] for row in rows], np.float64)
+
+
 def rollout_of(rows: Sequence[Mapping[str, Any]]) -> Rollout:
     """One prompt from the rows of its responses."""
     first = rows[0]
@@ -206,6 +222,7 @@ def rollout_of(rows: Sequence[Mapping[str, Any]]) -> Rollout:
         prompt=np.asarray(first["prompt_tokens"], np.int32),
         responses=responses,
         reward=np.array([row["reward"] for row in rows], np.float64),
-        gold=None if first["gold"] is None else np.array([row["gold"] for row in rows]),
+        trained=of_all(rows, "trained_reward"),
+        gold=of_all(rows, "gold"),
         known=known,
     )

@@ -273,7 +273,8 @@ class Training:
     """Held-out prompts that are answered at such a look, where there is a reward to judge by."""
     reward: str | None = None
     """What fresh responses are rewarded by: kind, min-length, mode-length:23, regex:PATTERN,
-    lexicon:FILE, model:FOLDER, classifier:FOLDER, python:MODULE:FUNCTION or judge:MODEL."""
+    lexicon:FILE, model:FOLDER, classifier:FOLDER, python:MODULE:FUNCTION or judge:MODEL; weights
+    and sums such as 0.5*kind + -0.1*min-length. One that begins with a minus needs --reward=."""
     gold: str | None = None
     """A second reward, which is measured and never trained on: shows over-optimisation."""
     offline: float = 0.0

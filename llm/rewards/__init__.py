@@ -5,7 +5,14 @@ every prompt a number. ``lengths``, ``words`` and ``functions`` hold exact ones,
 and ``classifier`` learned ones, ``judge`` asks a language model elsewhere.
 """
 
-from llm.rewards.contract import PerResponse, Reward, RewardContext, RewardError, Written
+from llm.rewards.contract import (
+    PerResponse,
+    Reward,
+    RewardContext,
+    RewardError,
+    Written,
+    only_compares,
+)
 from llm.rewards.settings import JudgeSettings, RewardSettings
 from llm.rewards.specs import identity, read_reward
 
@@ -18,5 +25,6 @@ __all__ = [
     "RewardSettings",
     "Written",
     "identity",
+    "only_compares",
     "read_reward",
 ]

@@ -56,6 +56,12 @@ class Reward(Protocol):
         ...
 
 
+def only_compares(reward: Reward) -> bool:
+    """Whether a reward says which response of a prompt is better, and nothing of one alone."""
+    parts = getattr(reward, "parts", ((1.0, reward),))
+    return any(getattr(part, "compares", False) for _, part in parts)
+
+
 class RewardError(OSError):
     """A reward cannot answer: says why, what is kept of the answers, and how to go on."""
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -77,6 +77,8 @@ class Judge:
     asker: Asker
     settings: JudgeSettings
     say: Callable[[str], None]
+
+    compares: ClassVar[bool] = True
 
     def __call__(self, groups: Sequence[Sequence[Written]]) -> list[PerResponse]:
         """The share of its comparisons that each response wins.

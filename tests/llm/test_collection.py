@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm.collection import Collector, Interrupted, Judges, Writer, fingerprint, summary
+from llm.collection import Collector, Interrupted, Judges, Trial, Writer, fingerprint, summary
 from llm.data.examples import Group
 from llm.fresh_advantages import Carried
 from llm.rescoring import Said
@@ -213,7 +213,8 @@ def test_a_share_of_the_prompts_keeps_what_the_data_set_has_for_them(tmp_path):
     given = found.rollouts[0]
     assert [y.response for y in given.responses] == ["yes", "cut"]
     assert [y.finished for y in given.responses] == [True, False], "a cut response has not ended"
-    assert given.reward.tolist() == [4 / 7, 3 / 7 - 10], "and is judged like any other"
+    assert given.reward.tolist() == [4 / 7, 3 / 7]
+    assert given.worth.tolist() == [4 / 7, 3 / 7 - 10], "and is judged like any other"
     assert (given.known["old_logp"] == given.known["ref_logp"]).all()
     fresh = found.rollouts[-1]
     assert (fresh.known["old_logp"] != fresh.known["ref_logp"]).all()
@@ -234,7 +235,7 @@ def test_a_line_says_what_a_collection_is_like(tmp_path):
     found, _ = made.collect(0, parameters(), NOTHING, always)
     numbers = found.facts["numbers"]
     tokens = 3
-    assert numbers["reward"] == pytest.approx((3 / 7 + 2 / 7 - 2) / 2)
+    assert numbers["reward"] == pytest.approx((3 / 7 + 2 / 7) / 2), "as judged"
     assert numbers["gold"] == pytest.approx((3 / 7 + 2 / 7) / 2), "gold is what it is"
     assert numbers["response_length"] == tokens and numbers["finished"] == 0.5
     assert numbers["ties"] == 0 and numbers["kl_coefficient"] == 0
@@ -244,6 +245,44 @@ def test_a_line_says_what_a_collection_is_like(tmp_path):
     tied = [replace(rollout, reward=rollout.reward * 0) for rollout in found.rollouts[:3]]
     mixed = tied + found.rollouts[3:]
     assert summary(mixed, said(None, [r.group for r in mixed]))["ties"] == 0.5
+
+
+class Silent(Parrot):
+    """Has nothing to say, except to every second prompt."""
+
+    def write(self, prompts: Any, settings: Sampling, prompt_ids: Any) -> list[list[Sample]]:
+        nothing = Sample(np.array([EOS], np.int32), np.zeros(1, np.float32), True)
+        said = super().write(prompts, settings, prompt_ids)
+        return [[nothing] if number % 2 else s for number, s in zip(prompt_ids, said, strict=True)]
+
+
+class Longer:
+    """The longer of two wins; of one alone there is nothing to say."""
+
+    name, compares = "longer", True
+
+    def __call__(self, groups: Any) -> list[np.ndarray]:
+        lengths = [[len(y.response) for y in group] for group in groups]
+        return [np.array([(a > b) + (a == b) / 2, (a < b) + (a == b) / 2]) for a, b in lengths]
+
+
+def test_a_reward_that_only_compares_sets_an_answer_against_that_of_the_model_at_the_start(
+    tmp_path,
+):
+    policy, first, sampling = Parrot(), Silent(), Sampling(responses=1, stop=(EOS,))
+    trial = Trial(
+        groups=collector(tmp_path).groups[:4],
+        writer=Writer(policy, None, TOKENIZER, sampling),
+        judges=Judges(Longer(), gold=Longer()),
+        rescorer=said,
+        values=lambda trainable: trainable,
+        rival=Writer(first, None, TOKENIZER, sampling),
+    )
+    for _ in range(2):
+        numbers = trial(parameters())
+        assert numbers["reward"] == numbers["gold"] == 0.75, "two wins and two draws"
+        assert numbers["response_length"] == 3, "the rival's answers are not the policy's"
+    assert len(first.asked) == 1 and not first.loaded and len(policy.asked) == 2
 
 
 def test_two_policies_that_differ_in_one_bit_have_two_fingerprints():

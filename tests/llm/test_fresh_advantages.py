@@ -99,7 +99,8 @@ def test_every_estimator_is_what_a_loop_over_the_groups_says(beta):
         found, _ = told(rollouts, recipe, Carried(0.0, 0.0, beta))
         for rollout, r, before in zip(found, rewards, rollouts, strict=True):
             assert_close(rollout.known["advantage"], given(before, estimate(r)))
-            assert_close(rollout.reward, r)
+            assert_close(rollout.worth, r)
+            np.testing.assert_array_equal(rollout.reward, before.reward)
             assert set(rollout.known) == {"old_logp", "ref_logp", "advantage"}
 
 
@@ -172,7 +173,7 @@ def test_objectives_that_compare_are_told_no_advantage_but_the_penalised_reward(
     found, _ = told(rollouts, RECIPES["online_dpo"], Carried(0.0, 0.0, 0.3))
     for rollout, before in zip(found, rollouts, strict=True):
         assert set(rollout.known) == {"old_logp", "ref_logp"}
-        assert_close(rollout.reward, penalised(before, 0.3))
+        assert_close(rollout.worth, penalised(before, 0.3))
 
 
 def test_without_a_reference_nothing_is_taken_off():
@@ -217,4 +218,4 @@ def test_the_distance_is_measured_on_what_the_policy_wrote_itself():
     assert after.kl_coefficient == 0.1
     # The next collection is penalised by what this one left.
     found, _ = told(own, recipe, replace(carried, kl_coefficient=0.2), kl=kl)
-    assert_close(found[0].reward, penalised(own[0], 0.2))
+    assert_close(found[0].worth, penalised(own[0], 0.2))

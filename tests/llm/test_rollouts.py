@@ -41,6 +41,7 @@ def made(lengths: list[list[int]], *, gold: bool, known: tuple[str, ...]) -> Rol
                 prompt=rng.integers(0, 258, number + 1, dtype=np.int32),
                 responses=responses,
                 reward=rng.normal(size=len(group)) / 3,
+                trained=rng.normal(size=len(group)) if number % 2 else None,
                 gold=rng.normal(size=len(group)) if gold else None,
                 known={
                     name: rng.normal(size=sum(group)).astype(np.float32) * np.float32(1e-7)
@@ -59,6 +60,8 @@ def assert_same(one: Rollouts, other: Rollouts) -> None:
         assert (a.prompt_id, a.where, a.source) == (b.prompt_id, b.where, b.source)
         arrays = [(a.prompt, b.prompt), (a.reward, b.reward)]
         assert (a.gold is None) == (b.gold is None)
+        assert (a.trained is None) == (b.trained is None)
+        arrays.append((a.worth, b.worth))
         if a.gold is not None and b.gold is not None:
             arrays.append((a.gold, b.gold))
         assert a.known.keys() == b.known.keys()
@@ -107,6 +110,7 @@ def test_any_table_program_reads_a_row_for_each_response(tmp_path):
         "tokens": ints,
         "finished": "bool",
         "reward": "double",
+        "trained_reward": "double",
         "gold": "double",
         "logp": floats,
         "ref_logp": floats,
