@@ -5,6 +5,8 @@ it draws; the other reads whole packed groups at once. Were they of two minds, e
 ratio would be off before the first update.
 """
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -21,13 +23,17 @@ LENGTHS = (3, 17, 9, 1, 14)
 STOP = (4,)
 TEMPERATURES, TOP_K, TOP_P = (0.3, 0.7, 1.0, 1.5), (0, 5, 50), (1.0, 0.9, 0.5)
 GRID = [(t, k, p) for t in TEMPERATURES for k in TOP_K for p in TOP_P]
-# Each family with a rule of its own; the rest of the grid takes minutes.
+# Three families with a rule of its own each time, the others with one each time among the slow
+# tests; the rest of the grid takes minutes.
 USUAL = [("gpt2", (0.3, 5, 1.0)), ("llama3", (0.7, 0, 0.9)), ("gemma2", (1.5, 5, 0.5))]
+SLOW = [(family, GRID[5 * number % len(GRID)]) for number, family in enumerate(ARCHITECTURES)]
 REST = [
-    pytest.param(family, rule, marks=pytest.mark.slow)
-    for family in ARCHITECTURES
-    for rule in GRID
-    if (family, rule) not in USUAL
+    pytest.param(
+        *case,
+        marks=[pytest.mark.slow, *([] if case in SLOW else [pytest.mark.exhaustive])],
+    )
+    for case in itertools.product(ARCHITECTURES, GRID)
+    if case not in USUAL
 ]
 
 

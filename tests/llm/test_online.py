@@ -492,7 +492,13 @@ MOMENTS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("ppo", "offline") else pytest.mark.exhaustive)
+        for name in RUNS
+    ],
+)
 def test_kill_9_at_any_moment_and_the_same_command_again(place, start, tmp_path, name):
     recipe, flags = RUNS[name]
     undisturbed = start(tmp_path / "undisturbed", recipe, **flags)
