@@ -90,7 +90,7 @@ def inspect(look: Look, console: Console) -> None:
         console.print(example(group, tokenizer))
 
 
-def load(name: str) -> tuple[Any, dict[str, int]]:
+def load(name: str) -> tuple[Any, dict[str, Any]]:
     """A tokenizer, and what its model asks of data where the model's config is beside it.
 
     Raises:
