@@ -74,11 +74,12 @@ def test_a_t_that_slows_best_of_n_alone_is_told_from_one_that_slows_both():
 
 
 def offline(**ends: float) -> dict[tuple[str, str], np.ndarray]:
-    """Gains at the end at three learning rates, by task and method; 0.5 unless told."""
+    """Gains at the end at every learning rate, by task and method; 0.5 unless told."""
+    rates = range(len(negative_gradient.LEARNING_RATES))
     cells = [(task, name) for task in TASKS for name in negative_gradient.NAMES]
     return {
         (task, name): np.stack(
-            [level(ends.get(f"{task}_{name}", 0.5), seed=i)[:, -1] for i in range(3)]
+            [level(ends.get(f"{task}_{name}", 0.5), seed=i)[:, -1] for i in rates]
         )
         for task, name in cells
     }
@@ -209,7 +210,7 @@ def named(module) -> dict[str, list[str]]:
 def made_up() -> dict[str, tuple]:
     """A figure with arrays and settings as its experiment leaves them, by name."""
     gains = stale(best_of_N=(2, 1, 3))
-    table = gains_of()
+    table, rates = gains_of(), len(negative_gradient.LEARNING_RATES)
     bins = environment.EDGES
     spread = np.tile(np.linspace(2, -2, len(bins)), (SEEDS, 1))
     spread[:, -1] = np.nan
@@ -228,7 +229,9 @@ def made_up() -> dict[str, tuple]:
             text_negative_gradient,
             {
                 "step": STEP,
-                "gain": np.array([[[rise()] * 3 for _ in negative_gradient.NAMES] for _ in TASKS]),
+                "gain": np.array(
+                    [[[rise()] * rates for _ in negative_gradient.NAMES] for _ in TASKS]
+                ),
             },
             named(negative_gradient) | {"learning_rates": list(negative_gradient.LEARNING_RATES)},
         ),

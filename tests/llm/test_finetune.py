@@ -215,9 +215,9 @@ def test_a_signal_saves_the_step_at_hand_and_the_run_goes_on_from_it(
 ):
     tick = Clock.tick
 
-    def ring(self, step):
-        tick(self, step)
-        if step == 3:
+    def ring(self, plan, step):
+        tick(self, plan, step)
+        if step == 2:
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:

@@ -23,7 +23,7 @@ def test_an_interrupted_reproduction_continues_where_it_stopped(tmp_path):
     run = subprocess.Popen(command(tmp_path, *words), stdout=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("bandit/*.json")):
         assert run.poll() is None
-        time.sleep(0.1)
+        time.sleep(0.01)
     run.send_signal(signal.SIGINT)
     shown, _ = run.communicate(timeout=60)
     assert run.returncode == 130

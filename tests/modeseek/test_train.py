@@ -52,7 +52,7 @@ FINE = "--model {place}/model --data {place}/pairs.jsonl --out {out} --batch 4 "
     [
         ("", ["name a recipe", "dpo"]),
         ("dpp", ["unknown recipe", "dpo"]),
-        ("ppo", ["unknown recipe"]),
+        ("pppo", ["unknown recipe", "ppo"]),
         (f"dpo {FINE} --wrong 1", ["--wrong"]),
         (f"dpo {FINE} --steps 0", ["steps is 0", "at least 1"]),
         (f"dpo {FINE} --steps many", ["--steps", "many"]),
