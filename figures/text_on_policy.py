@@ -29,14 +29,14 @@ def draw(result: Result) -> Figure:
     step, gain, cost = (result.arrays[name] for name in ("step", "gain", "cost"))
     staleness, far = settings["staleness"], settings["tasks"].index(SHOWN)
     columns = list(zip(settings["methods"], settings["objectives"], strict=True))
-    figure, axes = style.canvas(2, len(columns), height=8.0, width=14.0, sharey="row")
+    figure, axes = style.canvas(2, len(columns), height=8.0, width=15.5)
     for column, (title, objective) in enumerate(columns):
         above, below = axes[:, column]
         curves(above, step, gain[column, far], objective, staleness)
-        style.panel_title(above, f"{title}, Min Length")
+        style.panel_title(above, title)
         costs(below, cost[column], objective, settings["tasks"], staleness)
         style.panel_title(below, "What stale data cost" if column == 0 else "")
-    axes[0, 0].set_ylabel("gold reward, share of the gain")
+    axes[0, 0].set_ylabel("gold reward on Min Length,\nshare of the gain")
     axes[1, 0].set_ylabel("reward lost, % of the gain")
     style.footnote(
         figure,
@@ -44,7 +44,8 @@ def draw(result: Result) -> Figure:
         f"steps per time the policy answers; {settings['prompts per step']} prompts x "
         f"{settings['responses']} answers per step, each used once.\nTrained on the proxy, judged "
         f"by gold. Learning rate {settings['learning_rate']:g}.\nMeans and 95% intervals over "
-        f"n = {settings['seeds']} seeds; below, of the difference to B / M = 1 with the same seed.",
+        f"n = {settings['seeds']} seeds; below, of the difference to B / M = 1 with the same "
+        "seed; mind the scales.",
     )
     return figure
 
@@ -91,5 +92,8 @@ def costs(
         )
         ends.append((float(x[-1]) + 0.1, float(mean[-1]), LABELS[task], colour))
     ax.set(xlim=(-0.25, x[-1] + 0.1), xlabel="B / M")
+    # Methods may differ by an order of magnitude; a small cost is shown no larger than 20%.
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, -10), max(high, 20))
     ax.set_xticks(x, [str(ratio) for ratio in staleness])
     style.label_ends(ax, ends, gap=0.1)
