@@ -1,8 +1,9 @@
 """Offline learning on text with and without a negative gradient.
 
-Caption: above, gold reward while learning from a fixed data set: objectives that push the other
+Caption: gold reward while learning from a fixed data set: objectives that push the other
 answers down (DPO, IPO: solid) against imitation of the best answer or of weighted ones (dashed), on
-Min, Mode and Skew Length. Below, the reward at the end at each learning rate.
+Min, Mode and Skew Length. Below, where there are several, the reward at the end at each learning
+rate.
 
 Claim: a negative gradient leaves the region of the data where the peak lies outside it, and is not
 needed where the peak is near.
@@ -20,27 +21,31 @@ TITLES = {
     "mode": "Mode Length, near peak",
     "skew": "Skew Length, far data",
 }
-RATE = 1
-"""Curves are drawn at the middle learning rate."""
 
 
 def draw(result: Result) -> Figure:
     """Draw the result of ``experiments/llm/negative_gradient.py``."""
     settings = result.settings
-    rate = settings["learning_rates"][RATE]
-    figure, axes = style.canvas(2, len(settings["tasks"]), height=9.0, width=14.0, sharey=True)
+    learning_rates = settings["learning_rates"]
+    middle = len(learning_rates) // 2
+    rows = 1 + (len(learning_rates) > 1)
+    figure, axes = style.canvas(
+        rows, len(settings["tasks"]), height=0.5 + 4.25 * rows, width=14.0, sharey=True
+    )
     for column, task in enumerate(settings["tasks"]):
         gain = result.arrays["gain"][column]
-        curves(axes[0, column], result, gain[:, RATE])
+        curves(axes[0, column], result, gain[:, middle])
         style.panel_title(axes[0, column], TITLES[task])
-        rates(axes[1, column], result, gain[..., -1])
-        style.panel_title(axes[1, column], "At each learning rate" if column == 0 else "")
+        if rows > 1:
+            rates(axes[1, column], result, gain[..., -1])
+            style.panel_title(axes[1, column], "At each learning rate" if column == 0 else "")
+            axes[1, 0].set_ylabel("gold reward at the end")
     axes[0, 0].set_ylabel("gold reward, share of the gain")
-    axes[1, 0].set_ylabel("gold reward at the end")
     style.footnote(
         figure,
-        f"Top: learning rate {rate:g}. {settings['prompts']} prompts x {settings['responses']} "
-        f"answers, ordered by gold; {settings['batch']} prompts in a step.\n0 is the "
+        f"Learning rate {learning_rates[middle]:g}. {settings['prompts']} prompts x "
+        f"{settings['responses']} answers, ordered by gold; {settings['batch']} prompts in a "
+        "step.\n0 is the "
         "reference, 1 a policy that always does what the task asks. Bands: 95% intervals over "
         f"n = {settings['seeds']} seeds.",
     )
