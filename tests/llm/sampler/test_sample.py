@@ -83,10 +83,11 @@ def without_cache(decoder: Decoder, tokens: np.ndarray) -> tuple[jax.Array, jax.
     return forward(decoder, np.pad(tokens, (0, 40 - len(tokens)))[None])
 
 
-def assert_same(ours, theirs):
+def assert_same(ours, theirs, rounding=1e-5):
+    """The same tokens, and log-probabilities up to the rounding of another shape, in nats."""
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one.tokens, other.tokens)
-        np.testing.assert_allclose(one.logp, other.logp, atol=1e-5)
+        np.testing.assert_allclose(one.logp, other.logp, atol=rounding)
         assert one.finished == other.finished
 
 
@@ -394,7 +395,7 @@ def test_a_trained_model_writes_the_same_in_any_company(tmp_path):
     for rows_ in (1, 7):
         found = sample(decoder, asked[::-1], settings, prompt_ids=ids, rows=rows_)[::-1]
         for ours, theirs in zip(found, want, strict=True):
-            assert_same(ours, theirs)
+            assert_same(ours, theirs, rounding=1e-4)
 
 
 def test_sampling_makes_no_implicit_transfer():
