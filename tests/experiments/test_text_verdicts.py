@@ -286,4 +286,4 @@ def test_a_figure_draws_what_its_experiment_leaves(name):
     figure, arrays, settings = made_up()[name]
     result = Result(name=name, verdicts=[], arrays=arrays, settings=COMMON | settings)
     drawn = figure.draw(result)
-    assert len(drawn.axes) >= 6
+    assert len(drawn.axes) >= 3
