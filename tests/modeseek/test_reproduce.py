@@ -20,13 +20,12 @@ def command(out: Path, *words: str) -> list[str]:
 
 def test_an_interrupted_reproduction_continues_where_it_stopped(tmp_path):
     words = ("environment", "taxonomy", "kl_estimators", "--processes", "1")
-    run = subprocess.Popen(
-        command(tmp_path, *words),
-        stdout=subprocess.PIPE,
-        text=True,
-        # What runs in the background inherits that Ctrl-C is ignored; a person's command does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # What runs in the background inherits that Ctrl-C is ignored; a person's command does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run = subprocess.Popen(command(tmp_path, *words), stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     while not list(tmp_path.glob("bandit/*.json")):
         assert run.poll() is None
         time.sleep(0.01)
