@@ -168,7 +168,9 @@ def test_a_run_learns_what_it_is_shown(straight):
     assert sorted((line["step"], line["kind"]) for line in lines) == sorted(trained + looks)
     assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
     first, last = lines[0], lines[-1]
-    assert first["loss"] == pytest.approx(np.log(2)) and first["margin"] == 0
+    # The reference spoke in a program of its own, which may round a sum over a response otherwise.
+    assert first["loss"] == pytest.approx(np.log(2), rel=1e-5)
+    assert first["margin"] == pytest.approx(0, abs=1e-4)
     assert last["loss"] < first["loss"] and last["accuracy"] == 1
 
 

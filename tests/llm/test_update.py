@@ -177,8 +177,9 @@ def test_a_reference_from_the_batch_says_what_a_reference_model_says(
     there = look(policy, model, batch)
     cached = replace(batch, ref_logp=look(reference, NO_REFERENCE, batch).logp)
     here = look(policy, NO_REFERENCE, cached)
-    np.testing.assert_array_equal(here.logp, there.logp)
-    np.testing.assert_allclose(here.responses.ref_logp, there.responses.ref_logp, atol=1e-6)
+    # Programs that differ may round differently, on one processor and not on another.
+    np.testing.assert_allclose(here.logp, there.logp, rtol=1e-6)
+    np.testing.assert_allclose(here.responses.ref_logp, there.responses.ref_logp, rtol=1e-6)
     assert "reverse_kl_per_token" in there.metrics and "reverse_kl_per_token" not in here.metrics
 
 
