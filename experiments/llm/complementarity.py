@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from experiments.intervals import Interval, difference
-from experiments.llm.methods import LEARNING_RATE, METHODS
+from experiments.llm.methods import LEARNING_RATES, METHODS
 from experiments.llm.runs import Run, Unit, gain, steps_of, units_of
 from experiments.llm.study import study_of
 from experiments.llm.tasks import TASKS
@@ -45,14 +45,14 @@ Gains = Mapping[tuple[str, str], np.ndarray]
 """Share of what there is to gain ``[seeds, records]`` by (task, method)."""
 
 
-def cell(task: str, method: str) -> Run:
+def cell(task: str, method: str, rate: float) -> Run:
     """A run of the comparison, with the first seed."""
-    return Run(task=task, method=method, seed=0)
+    return Run(task=task, method=method, seed=0, learning_rate=rate)
 
 
 def runs() -> list[Run]:
     """Every run the experiment reads, with the first seed."""
-    return [cell(task, method) for task in TASKS for method in NAMES]
+    return [cell(task, m, rate) for task in TASKS for m in NAMES for rate in LEARNING_RATES]
 
 
 def units(size: Size) -> list[Unit]:

@@ -19,14 +19,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiments.intervals import Interval, difference, interval
-from experiments.llm.methods import METHODS
+from experiments.llm.methods import LEARNING_RATES, METHODS
 from experiments.llm.runs import Run, Unit, gain, steps_of, units_of
 from experiments.llm.study import study_of
 from experiments.llm.tasks import FAR, MODE, TASKS
 from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 
-LEARNING_RATES = (5e-4,)
 IMITATION, WEIGHTED, PUSHES = "best-of-N", "RWR", ("DPO", "IPO")
 NAMES = (IMITATION, WEIGHTED, *PUSHES)
 ABOUT_EQUAL = 0.05
