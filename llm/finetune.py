@@ -33,6 +33,7 @@ from llm.groundwork import (
 )
 from llm.journal import METRICS, Journal, read_lines
 from llm.loading import Loaded, load
+from llm.lock import only_writer
 from llm.mesh import describe
 from llm.model import RewardModel
 from llm.preparation import HARBOUR, Prepared, prepare
@@ -65,11 +66,23 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
         FloatingPointError: if training diverges; the last good state is saved.
     """
     prepared = prepare(name, recipe, settings, console.print)
-    begun = check_same_run(prepared.out, prepared.record)
-    if begun and (prepared.out / MODEL).exists():
-        console.print(f"This run is complete: {prepared.out / MODEL}")
-        return prepared.out
+    with only_writer(prepared.out):
+        begun = check_same_run(prepared.out, prepared.record)
+        if begun and (prepared.out / MODEL).exists():
+            console.print(f"This run is complete: {prepared.out / MODEL}")
+        else:
+            carry_out(prepared, console)
+    return prepared.out
 
+
+def carry_out(prepared: Prepared, console: Console) -> None:
+    """Everything between what was asked for and the model it makes, in a folder that is the run's.
+
+    Args:
+        prepared: what is run.
+        console: where to say what happens.
+    """
+    settings = prepared.settings
     loaded = load(
         prepared.model,
         prepared.architecture,
@@ -126,7 +139,7 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
         saver = opened.enter_context(closing(Saver(prepared.out, settings.save, state)))
         restored = saver.restore(state)
         done = -1 if restored is None else int(restored.step)
-        journal = Journal(prepared.out, settings.log, done, name, prepared.record)
+        journal = Journal(prepared.out, settings.log, done, prepared.name, prepared.record)
         opened.enter_context(closing(journal))
         if restored is None:
             journal.write(0, "eval", evaluate(state.trainable), {})
@@ -134,7 +147,7 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
         else:
             state = restored
             console.print(f"going on after step {done}")
-        with Bar(console, name, steps, max(done, 0)) as bar:
+        with Bar(console, prepared.name, steps, max(done, 0)) as bar:
             source: Source
             if plan is None:
                 about = {"journal": journal, "bar": bar, "begin": max(done, 0)}
@@ -162,7 +175,6 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
     export(prepared, loaded, end.state.trainable)
     compare(prepared, loaded, end.state.trainable, console)
     conclude(prepared, console)
-    return prepared.out
 
 
 def export(prepared: Prepared, loaded: Loaded, trainable: Parameters) -> None:

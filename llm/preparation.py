@@ -22,6 +22,7 @@ from llm.embedded import docstrings, language
 from llm.embedded.examples import built_in
 from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR, embedded_model
 from llm.journal import check_loggers
+from llm.lock import check_unused
 from llm.model.architecture import Architecture
 from llm.reference import data_fingerprint, model_fingerprint
 from llm.rewards import Reward, RewardContext, identity, only_compares, read_reward
@@ -141,6 +142,7 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     """
     out = settings.out or Path("runs") / name
     check_folder(out)
+    check_unused(out)
     check_loggers(settings.log)
     if name in ONLINE_RECIPES or is_online(recipe):
         # The paper's B and M: the steps of one pass over a collection share it evenly.

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from llm.lock import LOCK
 from llm.settings import SaveSettings
 from llm.update import TrainState
 
@@ -74,8 +75,8 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"{folder} is a file, and a run needs a folder: choose another --out.")
     if record.exists() or not folder.exists():
         return
-    # A run that was killed while it wrote its record has left nothing but a part of that.
-    if any(not is_partial(entry, record) for entry in folder.iterdir()):
+    # A run that was killed while it wrote its record has left a part of that, and its lock.
+    if any(entry.name != LOCK and not is_partial(entry, record) for entry in folder.iterdir()):
         raise ValueError(
             f"{folder} is not empty and holds no run of modeseek: choose another --out."
         )

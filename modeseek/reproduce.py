@@ -4,6 +4,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -154,6 +155,14 @@ def tasks_of(name: str, size: Size, out: Path, formats: tuple[str, ...]) -> list
     return [*tasks, Task(name, arguments, READING, (*entry.reads, *wanted))]
 
 
+def only_writer_of(size: Size) -> AbstractContextManager[None]:
+    """Keep other commands from computing the runs of the same study on text meanwhile."""
+    from experiments.llm.study import folder, study_of
+    from llm.lock import only_writer
+
+    return only_writer(folder(study_of(size)))
+
+
 def draw(result: Result, folder: Path, formats: tuple[str, ...]) -> None:
     """Draw a result's figure, and its animation where it has one."""
     import matplotlib
@@ -222,6 +231,7 @@ def main(arguments: list[str]) -> None:
     wanted = [name for name in names if name not in kept]
     parts = [tasks_of(name, sizes[name], out, options.formats) for name in wanted]
     tasks = {task.name: task for part in parts for task in part}
+    sizes_of = {studies[name]: sizes[name] for name in names}
     seeds = " and ".join(sorted({str(size.seeds) for size in sizes.values()}))
     size_name = next(iter(sizes.values())).name
     units = len(tasks) - len(parts)
@@ -230,7 +240,11 @@ def main(arguments: list[str]) -> None:
         + (f"; {units} runs and proxies to compute" if units else "")
         + (f"; {len(kept)} already there ({', '.join(sorted(kept))})" if kept else "")
     )
-    failures = run_with_progress(console, list(tasks.values()), kept, options.processes)
+    with ExitStack() as held:
+        if "text" in sizes_of:
+            # Two commands would train the same runs in the same folders.
+            held.enter_context(only_writer_of(sizes_of["text"]))
+        failures = run_with_progress(console, list(tasks.values()), kept, options.processes)
     verdicts = {
         name: load(out / study, name).verdicts
         for name, study in studies.items()

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from llm import finetune as chapters
 from llm.journal import Journal, read_lines
+from llm.lock import only_writer
 from llm.state import Saver, saved_steps
 from llm.train import Clock
 from modeseek import cli
@@ -243,6 +244,15 @@ def refused(train: Train, capsys, out: Path, *args: str, **flags: Any) -> str:
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_run_that_is_going_on_is_not_given_to_a_second_command(straight, train, tmp_path, capsys):
+    out = shutil.copytree(straight.moments["after the save of step 4"], tmp_path / "run")
+    with only_writer(out):
+        before = snapshot(out)
+        assert "written to by another process" in refused(train, capsys, out)
+        assert snapshot(out) == before
+    assert_same_run(train(out), straight)
 
 
 def test_a_run_asked_for_differently_is_refused_and_left_alone(
