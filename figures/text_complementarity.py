@@ -3,7 +3,8 @@
 Caption: gold reward under Min Length, whose peak is far from the reference. Columns: learning from
 a fixed data set, and from the policy's own answers. Rows: objectives that only pull good answers
 up, and those that push others down as well (policy gradients need the policy's own answers). Right:
-the mean gain over the run on all three tasks, hollow offline and filled on-policy.
+the mean gain over the run on all three tasks, hollow offline and filled on-policy. Every method is
+shown at its own learning rate.
 
 Claim: as in the bandit, the two axes are separate, and each helps where the peak or the data are
 far.
@@ -11,7 +12,6 @@ far.
 
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -59,30 +59,28 @@ def draw(result: Result) -> Figure:
         f"Offline: {settings['prompts']} prompts x {settings['responses']} answers, ordered by "
         f"gold. On-policy: {settings['batch']} prompts x {settings['responses']} answers drawn "
         "anew at every step, rewarded by a proxy trained on the same data.\nAll judged by gold: 0 "
-        "is the reference, 1 a policy that always does what the task asks. Left: Min Length. Bands "
-        f"and bars: 95% intervals over n = {settings['seeds']} seeds.",
+        "is the reference, 1 a policy that always does what the task asks. Each method at its own "
+        f"of {len(settings['learning_rates'])} learning rates.\nLeft: Min Length. Bands and bars: "
+        f"95% intervals over n = {settings['seeds']} seeds.",
     )
     return figure
 
 
-def found(result: Result, method: str, source: str, task: str) -> tuple[str, np.ndarray] | None:
-    """Class of the objective and curves [seeds, records] of a method; None where there is none."""
-    settings = result.settings
-    row = settings["tasks"].index(task)
-    cells = zip(settings["methods"], settings["sources"], settings["objectives"], strict=True)
-    for column, (name, where, objective) in enumerate(cells):
-        if (name, where) == (method, source):
-            return objective, result.arrays["gain"][row, column]
-    return None
+def column_of(result: Result, method: str, source: str) -> int | None:
+    """Where a method stands in the arrays; None where there is none."""
+    cells = list(zip(result.settings["methods"], result.settings["sources"], strict=True))
+    return cells.index((method, source)) if (method, source) in cells else None
 
 
 def curves(ax: Axes, result: Result, source: str, methods: tuple[str, ...]) -> None:
     """Gain against gradient steps under Min Length."""
     step, ends = result.arrays["step"], []
+    row = result.settings["tasks"].index(SHOWN)
     for method in methods:
-        cell = found(result, method, source, SHOWN)
-        if cell is not None:
-            objective, values = cell
+        column = column_of(result, method, source)
+        if column is not None:
+            objective = result.settings["objectives"][column]
+            values = result.arrays["gain"][row, column, result.arrays["best"][row, column]]
             x, y = style.curve(ax, step, values, objective)
             ends.append((x, y, method, style.COLOURS[objective]))
     ax.set(xlim=(0, step[-1]), ylim=(-0.05, 1.03), yticks=[0, 0.5, 1])
@@ -90,17 +88,17 @@ def curves(ax: Axes, result: Result, source: str, methods: tuple[str, ...]) -> N
 
 
 def summary(ax: Axes, result: Result, task: str) -> None:
-    """Mean gain over the run of every method on a task, offline and on-policy."""
+    """Mean gain over the run of every method on a task, tuned, offline and on-policy."""
     methods = (*PULLS, *PUSHES)
     lowest = 0.0
     for row, method in enumerate(methods):
         points = []
         for source in SOURCES:
-            cell = found(result, method, source, task)
-            if cell is None:
+            column = column_of(result, method, source)
+            if column is None:
                 continue
-            objective, values = cell
-            score = values.mean(axis=-1)
+            objective = result.settings["objectives"][column]
+            score = result.arrays["tuned"][result.settings["tasks"].index(task), column]
             points.append(float(score.mean()))
             lowest = min(lowest, points[-1])
             if row == 0 and task == SHOWN:

@@ -11,7 +11,8 @@ step are equal. Everything is judged by the gold reward on held-out questions, a
 there is to gain.
 
 On-policy against offline is judged by the gain at the end; among on-policy methods, of which
-several arrive, it is the mean gain over the run.
+several arrive, it is the mean gain over the run. Every method runs at each of four learning rates
+and is judged at its own best, chosen without peeking (``tuning``).
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ from experiments.llm.methods import LEARNING_RATES, METHODS
 from experiments.llm.runs import Run, Unit, gain, steps_of, units_of
 from experiments.llm.study import study_of
 from experiments.llm.tasks import TASKS
+from experiments.llm.tuning import best_of, favourite
 from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 
@@ -42,7 +44,7 @@ WORTH = 0.01
 PAPER = "Tajwar et al. 2024, section 5.3"
 
 Gains = Mapping[tuple[str, str], np.ndarray]
-"""Share of what there is to gain ``[seeds, records]`` by (task, method)."""
+"""Share of what there is to gain ``[learning rates, seeds, records]`` by (task, method)."""
 
 
 def cell(task: str, method: str, rate: float) -> Run:
@@ -64,7 +66,9 @@ def run(size: Size) -> Result:
     """Compare every method on every task."""
     study = study_of(size)
     gains = {
-        (task, method): gain(study, cell(task, method), size.seeds)
+        (task, method): np.array(
+            [gain(study, cell(task, method, rate), size.seeds) for rate in LEARNING_RATES]
+        )
         for task in TASKS
         for method in NAMES
     }
@@ -72,21 +76,35 @@ def run(size: Size) -> Result:
         name="text_complementarity",
         verdicts=judge(gains),
         arrays={
-            "step": steps_of(study, cell(next(iter(TASKS)), NAMES[0])),
-            "gain": np.array([[gains[task, method] for method in NAMES] for task in TASKS]),
+            "step": steps_of(study, cell(next(iter(TASKS)), NAMES[0], LEARNING_RATES[0])),
+            **arrays_of(gains),
         },
         settings={
             "tasks": list(TASKS),
             "methods": [METHODS[name].title for name in NAMES],
             "objectives": [METHODS[name].objective for name in NAMES],
             "sources": ["policy" if METHODS[name].online else "dataset" for name in NAMES],
-            "learning_rate": LEARNING_RATE,
+            "learning_rates": list(LEARNING_RATES),
             "prompts": study.data_prompts,
             "batch": study.batch,
             "responses": study.responses,
             "seeds": size.seeds,
         },
     )
+
+
+def arrays_of(gains: Gains) -> dict[str, np.ndarray]:
+    """The gains [tasks, methods, learning rates, seeds, records], and what tuning makes of them.
+
+    ``best`` is the rate with the best mean over the run, ``tuned`` that mean for every seed at the
+    rate that was best for the others.
+    """
+    scores = {place: over_the_run(curves) for place, curves in gains.items()}
+    return {
+        "gain": np.array([[gains[task, method] for method in NAMES] for task in TASKS]),
+        "best": np.array([[favourite(scores[task, name]) for name in NAMES] for task in TASKS]),
+        "tuned": np.array([[best_of(scores[task, name]) for name in NAMES] for task in TASKS]),
+    }
 
 
 def judge(gains: Gains) -> list[Verdict]:
@@ -99,52 +117,59 @@ def judge(gains: Gains) -> list[Verdict]:
     ]
 
 
+def at_the_end(curves: np.ndarray) -> np.ndarray:
+    """The last gain of each run."""
+    return curves[..., -1]
+
+
+def over_the_run(curves: np.ndarray) -> np.ndarray:
+    """The mean gain of each run."""
+    return curves.mean(axis=-1)
+
+
 def fresh_data_help(gains: Gains, what: str, members: Iterable[str]) -> Verdict:
-    """Held for a method on a task if on-policy it ends above itself offline."""
+    """Held for a method on a task if on-policy, tuned, it ends above itself offline, tuned."""
+    scores = {place: at_the_end(curves) for place, curves in gains.items()}
     gaps = {
-        (member, task): difference(gains[task, FRESH[member]][:, -1], gains[task, member][:, -1])
+        (member, task): difference(
+            best_of(scores[task, FRESH[member]]), best_of(scores[task, member])
+        )
         for member in members
         for task in TASKS
     }
     return judged(
         f"On text, on-policy data improve {what}",
         source=PAPER,
-        evidence="gain at the end, on-policy - offline: " + listed(gaps),
+        evidence="gain at the end, each tuned, on-policy - offline: " + listed(gaps),
         holds=names_of(gaps),
         subject="for",
     )
 
 
 def contrastive_wins(gains: Gains, what: str, rivals: Iterable[str]) -> Verdict:
-    """Held against a rival on a task if the better of DPO and IPO is ahead over the run."""
+    """Held against a rival on a task if the better of DPO and IPO is ahead over the run, tuned."""
+    scores = {place: over_the_run(curves) for place, curves in gains.items()}
     gaps = {
         (rival, task): difference(
-            best_of(np.stack([gains[task, ours].mean(axis=-1) for ours in CONTRASTIVE])),
-            gains[task, rival].mean(axis=-1),
+            best_of(np.concatenate([scores[task, ours] for ours in CONTRASTIVE])),
+            best_of(scores[task, rival]),
         )
         for rival in rivals
         for task in TASKS
     }
+    rates = ", ".join(
+        f"{METHODS[name].title} "
+        + "/".join(f"{LEARNING_RATES[favourite(scores[task, name])]:g}" for task in TASKS)
+        for name in (*CONTRASTIVE, *rivals)
+    )
     return judged(
         f"On text, a contrastive objective on on-policy data beats on-policy {what}",
         source=PAPER,
-        evidence="mean gain over the run, best of DPO and IPO - rival: " + listed(gaps),
+        evidence="mean gain over the run, each tuned, best of DPO and IPO - rival: "
+        f"{listed(gaps)}; best rates on {'/'.join(TASKS.values())}: {rates}",
         holds=names_of(gaps),
         subject="against",
     )
-
-
-def best_of(candidates: np.ndarray) -> np.ndarray:
-    """Each seed's score with the candidate that is best on average over the other seeds.
-
-    Args:
-        candidates: [candidates, seeds].
-
-    Returns:
-        [seeds].
-    """
-    others = candidates.sum(axis=1, keepdims=True) - candidates
-    return np.take_along_axis(candidates, others.argmax(axis=0)[None], axis=0)[0]
 
 
 def ahead(gap: Interval) -> bool:

@@ -46,9 +46,9 @@ class Method:
 
 
 LEARNING_RATE = 5e-4
-"""Adam's where methods share one: staleness, reuse, the mechanism and the frontier. With a seed that
-is not of the study, under Min and Mode Length, every on-policy method learned most of what it can
-at this rate; at 1e-3 best-of-N lost again what it had gained."""
+"""Adam's where methods share one: staleness, reuse, the mechanism and the frontier. With a seed
+that is not of the study, under Min and Mode Length, every on-policy method learned most of what it
+can at this rate; at 1e-3 best-of-N lost again what it had gained."""
 
 LEARNING_RATES = (2e-4, LEARNING_RATE, 1e-3, 2e-3)
 """Among which each method gets its own where methods are compared with each other."""

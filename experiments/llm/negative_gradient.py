@@ -9,9 +9,8 @@ order per prompt is Pref-FT; reward-weighted regression imitates all of them wit
 (beta 0.1) and IPO (target gap 10 nats) compare all pairs. Answers of Min and Mode Length are the
 reference's own; those of Skew Length are cut short.
 
-*Matched* compares two methods at each learning rate. *Tuned* compares each at its own best, chosen
-without peeking: seed s is scored at the rate that was best on average over the other seeds. There
-is one rate, that of all methods of the study, so here the two are one.
+Every method runs at each of four learning rates. What decides is *tuned*: each method at its own
+best, chosen without peeking (``tuning``). The gap at each rate they share is told beside it.
 """
 
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from experiments.llm.methods import LEARNING_RATES, METHODS
 from experiments.llm.runs import Run, Unit, gain, steps_of, units_of
 from experiments.llm.study import study_of
 from experiments.llm.tasks import FAR, MODE, TASKS
+from experiments.llm.tuning import best_of, favourite
 from experiments.outcomes import judged
 from experiments.results import Result, Size, Verdict
 
@@ -87,32 +87,28 @@ def judge(final: Gains) -> list[Verdict]:
     return [push_beats_pull(final), small_gap(final), temperature(final)]
 
 
-def tuned(values: np.ndarray) -> np.ndarray:
-    """Each seed's gain at the learning rate that is best on average over the other seeds."""
-    others = values.sum(axis=1, keepdims=True) - values
-    return np.take_along_axis(values, others.argmax(axis=0)[None], axis=0)[0]
-
-
 def gaps_of(final: Gains, task: str, method: str, rival: str) -> dict[str, Interval]:
-    """Differences at the end, method - rival: matched at each rate, and tuned."""
+    """Differences at the end, method - rival: tuned, and at each rate that they share."""
     ours, theirs = final[task, method], final[task, rival]
     pairs = zip(LEARNING_RATES, ours, theirs, strict=True)
     gaps = {f"at {rate:g}": difference(a, b) for rate, a, b in pairs}
-    return gaps | {"tuned": difference(tuned(ours), tuned(theirs))}
+    return {"tuned": difference(best_of(ours), best_of(theirs))} | gaps
 
 
 def push_beats_pull(final: Gains) -> Verdict:
-    """Held for a method on a far task if it ends ahead of best-of-N, matched and tuned."""
+    """Held for a method on a far task if, tuned, it ends ahead of tuned best-of-N."""
     holds, evidence = {}, []
     for task in FAR:
         for method in PUSHES:
             gaps = gaps_of(final, task, method, IMITATION)
-            holds[f"{method} on {TASKS[task]}"] = all(gap.low > 0 for gap in gaps.values())
+            holds[f"{method} on {TASKS[task]}"] = gaps["tuned"].low > 0
             evidence.append(f"{method} on {TASKS[task]} {listed(gaps)}")
     return judged(
         "Offline on text, where the peak is far, DPO and IPO end above best-of-N (Pref-FT)",
         source=PAPER,
-        evidence="gain at the end - best-of-N's: " + "; ".join(evidence),
+        evidence="gain at the end - best-of-N's: "
+        + "; ".join(evidence)
+        + f"; best rates {best_rates(final)}",
         holds=holds,
         subject="for",
     )
@@ -138,8 +134,8 @@ def temperature(final: Gains) -> Verdict:
     """Held on a far task if each contrastive method, tuned, is ahead of tuned RWR."""
     holds, evidence = {}, []
     for task in FAR:
-        score = tuned(final[task, WEIGHTED])
-        gaps = {method: difference(tuned(final[task, method]), score) for method in PUSHES}
+        score = best_of(final[task, WEIGHTED])
+        gaps = {method: difference(best_of(final[task, method]), score) for method in PUSHES}
         holds[TASKS[task]] = all(gap.low > 0 for gap in gaps.values())
         evidence.append(f"{TASKS[task]} {listed(gaps)}, RWR {interval(score)}")
     return judged(
@@ -149,6 +145,15 @@ def temperature(final: Gains) -> Verdict:
         holds=holds,
         subject="on",
     )
+
+
+def best_rates(final: Gains) -> str:
+    """Of every method, the learning rate at which it ends highest, task by task."""
+    rows = [
+        f"{name} " + "/".join(f"{LEARNING_RATES[favourite(final[task, name])]:g}" for task in TASKS)
+        for name in NAMES
+    ]
+    return f"on {'/'.join(TASKS.values())}: {', '.join(rows)}"
 
 
 def listed(gaps: Mapping[str, Interval]) -> str:

@@ -13,7 +13,9 @@ from experiments.llm import (
     on_policy,
     reuse,
 )
+from experiments.llm.methods import LEARNING_RATES
 from experiments.llm.tasks import MODE, TASKS
+from experiments.llm.tuning import best_of, favourite
 from experiments.results import Result
 from figures import (
     text_complementarity,
@@ -75,7 +77,7 @@ def test_a_t_that_slows_best_of_n_alone_is_told_from_one_that_slows_both():
 
 def offline(**ends: float) -> dict[tuple[str, str], np.ndarray]:
     """Gains at the end at every learning rate, by task and method; 0.5 unless told."""
-    rates = range(len(negative_gradient.LEARNING_RATES))
+    rates = range(len(LEARNING_RATES))
     cells = [(task, name) for task in TASKS for name in negative_gradient.NAMES]
     return {
         (task, name): np.stack(
@@ -85,7 +87,27 @@ def offline(**ends: float) -> dict[tuple[str, str], np.ndarray]:
     }
 
 
-def test_pushing_beats_pulling_where_it_ends_ahead_at_every_rate():
+def test_every_method_is_judged_at_its_own_rate():
+    def at(row: int, value: float) -> np.ndarray:
+        return np.stack([level(value if r == row else 0.2, seed=r)[:, -1] for r in range(4)])
+
+    found = offline()
+    found |= {(task, "DPO"): at(3, 0.9) for task in TASKS}
+    found |= {(task, "IPO"): at(1, 0.7) for task in TASKS}
+    found |= {(task, "best-of-N"): at(0, 0.8) for task in TASKS}
+    push, *_ = negative_gradient.judge(found)
+    assert push.condition == "for DPO on Min Length or DPO on Skew Length"
+    assert "best-of-N 0.0002/0.0002/0.0002" in push.evidence
+    assert "DPO 0.002/0.002/0.002" in push.evidence
+
+
+def test_a_seed_does_not_choose_its_own_rate():
+    lucky = np.array([[0.0, 0.0, 0.0, 0.0, 1.0], [0.1, 0.1, 0.1, 0.1, 0.1]])
+    np.testing.assert_array_equal(best_of(lucky), [0, 0, 0, 0, 0.1])
+    assert favourite(lucky) == 0
+
+
+def test_pushing_beats_pulling_where_it_ends_ahead():
     ahead = {f"{task}_{name}": 0.9 for task in ("min", "skew") for name in ("DPO", "IPO")}
     push, small, weighted = negative_gradient.judge(offline(**ahead))
     assert (push.outcome, small.outcome, weighted.outcome) == ("held", "held", "held")
@@ -122,9 +144,14 @@ def test_whose_probability_falls_is_read_off_the_ends():
 
 
 def gains_of(**ends: float) -> dict[tuple[str, str], np.ndarray]:
-    """Curves of every method on every task that rise to an end; 0.5 unless told."""
+    """Curves of every method on every task, at every rate, that rise to an end; 0.5 unless told."""
     return {
-        (task, name): rise(end=ends.get(name.replace(" ", "_").replace("-", "_"), 0.5), seed=row)
+        (task, name): np.stack(
+            [
+                rise(end=ends.get(name.replace(" ", "_").replace("-", "_"), 0.5), seed=row + number)
+                for number, _ in enumerate(LEARNING_RATES)
+            ]
+        )
         for task in TASKS
         for row, name in enumerate(complementarity.NAMES)
     }
@@ -210,7 +237,7 @@ def named(module) -> dict[str, list[str]]:
 def made_up() -> dict[str, tuple]:
     """A figure with arrays and settings as its experiment leaves them, by name."""
     gains = stale(best_of_N=(2, 1, 3))
-    table, rates = gains_of(), len(negative_gradient.LEARNING_RATES)
+    rates = len(LEARNING_RATES)
     bins = environment.EDGES
     spread = np.tile(np.linspace(2, -2, len(bins)), (SEEDS, 1))
     spread[:, -1] = np.nan
@@ -233,7 +260,7 @@ def made_up() -> dict[str, tuple]:
                     [[[rise()] * rates for _ in negative_gradient.NAMES] for _ in TASKS]
                 ),
             },
-            named(negative_gradient) | {"learning_rates": list(negative_gradient.LEARNING_RATES)},
+            named(negative_gradient) | {"learning_rates": list(LEARNING_RATES)},
         ),
         "text_mechanism": (
             text_mechanism,
@@ -242,11 +269,8 @@ def made_up() -> dict[str, tuple]:
         ),
         "text_complementarity": (
             text_complementarity,
-            {
-                "step": STEP,
-                "gain": np.array([[table[t, m] for m in complementarity.NAMES] for t in TASKS]),
-            },
-            named(complementarity),
+            {"step": STEP} | complementarity.arrays_of(gains_of()),
+            named(complementarity) | {"learning_rates": list(LEARNING_RATES)},
         ),
         "text_frontier": (
             text_frontier,
