@@ -11,6 +11,10 @@ from pathlib import Path
 # Chosen before JAX is imported; `JAX_PLATFORMS=cuda make test ARGS="-m gpu"` still wins.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Most of what a test costs is compilation, and what it proves is arithmetic, not how fast that can
+# be made. `.ci/run` repeats the tests of language models with programs as everybody has them:
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
 import jax

@@ -17,7 +17,7 @@ from llm.data.plan import PackingSettings, make_plan
 from llm.sampler import Sampling, sample
 from llm.scoring import score
 from tests.llm.model.decoders import ARCHITECTURES, filled
-from tests.llm.tiny_runs import as_jax, quick_compilation
+from tests.llm.tiny_runs import as_jax
 
 LENGTHS = (3, 17, 9, 1, 14)
 STOP = (4,)
@@ -52,22 +52,21 @@ def test_sampler_and_scorer_agree_on_every_token(family, rule):
     )
     random = np.random.default_rng(0)
     prompts = [random.integers(0, 31, length).astype(np.int32) for length in LENGTHS]
-    with quick_compilation():
-        drawn = sample(decoder, prompts, settings)
-        groups = [
-            Group(prompt, tuple(s.tokens for s in row), np.zeros(len(row), np.float32), "here")
-            for prompt, row in zip(prompts, drawn, strict=True)
-        ]
-        old = [np.concatenate([s.logp for s in row]) for row in drawn]
-        for share in (True, False):
-            packing = PackingSettings(max_tokens=512, row_length=128, share_prompt=share, shapes=1)
-            plan = make_plan(groups, InOrder(5, 5), packing, steps=1, width=16)
-            (batch,) = plan.with_known(old_logp=old).micro_batches(0)
-            found = jax.jit(lambda model, batch: score(model, batch, rule=settings.rule))(
-                decoder, as_jax(batch)
-            )
-            assert batch.old_logp is not None
-            np.testing.assert_allclose(found.logp, batch.old_logp, atol=1e-4)
+    drawn = sample(decoder, prompts, settings)
+    groups = [
+        Group(prompt, tuple(s.tokens for s in row), np.zeros(len(row), np.float32), "here")
+        for prompt, row in zip(prompts, drawn, strict=True)
+    ]
+    old = [np.concatenate([s.logp for s in row]) for row in drawn]
+    for share in (True, False):
+        packing = PackingSettings(max_tokens=512, row_length=128, share_prompt=share, shapes=1)
+        plan = make_plan(groups, InOrder(5, 5), packing, steps=1, width=16)
+        (batch,) = plan.with_known(old_logp=old).micro_batches(0)
+        found = jax.jit(lambda model, batch: score(model, batch, rule=settings.rule))(
+            decoder, as_jax(batch)
+        )
+        assert batch.old_logp is not None
+        np.testing.assert_allclose(found.logp, batch.old_logp, atol=1e-4)
     tokens = sum(len(s.tokens) for row in drawn for s in row)
     assert tokens > 50, "too few tokens to agree on"
     assert temperature < 0.5 or min(x.min() for x in old) < -0.5, "nothing was uncertain"

@@ -19,18 +19,10 @@ from llm.sampler.sample import Sample
 from llm.settings import SamplingSettings, Training
 from objectives.recipes import RECIPES
 from tests.llm.data.byte_tokenizer import make_tokenizer
-from tests.llm.tiny_runs import quick_compilation
 
 EOS = 1
 NOTHING = Carried(0.0, 0.0, 0.0)
 TOKENIZER = make_tokenizer()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    """The arithmetic is what is tested, and not how fast the compiler can make it."""
-    with quick_compilation():
-        yield
 
 
 def ids(text: str) -> np.ndarray:

@@ -21,20 +21,12 @@ from tests.llm.tiny_runs import (
     make_decoder,
     make_groups,
     make_learner,
-    quick_compilation,
     total,
     unpacked,
 )
 
 GROUPS = make_groups((3, 5, 39), (7, 1, 12), (4, 6, 22), rewards=(0.7, -0.2))
 SETTINGS = CriticSettings(coefficient=0.5, clip=0.2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    """The arithmetic is what is tested, and not how fast the compiler can make it."""
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from llm.sampler.draws import Rule
 from llm.update import Fixed, Learner
 from objectives import PPO, REINFORCE
 from objectives.advantages import leave_one_out
-from tests.llm.tiny_runs import CONFIG, as_jax, hidden_of, loud, quick_compilation, unpacked
+from tests.llm.tiny_runs import CONFIG, as_jax, hidden_of, loud, unpacked
 
 PROMPT = np.array([1, 0, 2], np.int32)
 STOP, WORDS = 3, 4
@@ -36,13 +36,6 @@ RESPONSES = [np.array([STOP], np.int32)] + [
 REWARDS = np.random.default_rng(0).normal(0.5, 1.0, len(RESPONSES)).astype(np.float32)
 BETA = 0.3
 RULES = {"temperature": Rule(0.8), "truncated": Rule(0.8, top_k=3, top_p=0.95)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    """The arithmetic is what is tested, and not how fast the compiler can make it."""
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

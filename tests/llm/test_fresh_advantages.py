@@ -14,17 +14,9 @@ from llm.settings import CriticSettings, KLSettings
 from objectives import PPO, REINFORCE
 from objectives.advantages import RunningMean, running_mean
 from objectives.recipes import RECIPES, Recipe
-from tests.llm.tiny_runs import quick_compilation
 
 UNEVEN = [[3, 1, 4], [2], [5, 1], [1, 1, 2, 6]]
 NOTHING = Carried(0.0, 0.0, 0.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    """The arithmetic is what is tested, and not how fast the compiler can make it."""
-    with quick_compilation():
-        yield
 
 
 def collection(

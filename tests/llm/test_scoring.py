@@ -18,18 +18,10 @@ from tests.llm.tiny_runs import (
     loud,
     make_decoder,
     make_groups,
-    quick_compilation,
     unpacked,
 )
 
 GROUPS = make_groups((3, 5, 20), (9, 1, 9), (1, 12, 2), rewards=(0.7, 0.3))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    """The arithmetic is what is tested, and not how fast the compiler can make it."""
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from tests.llm.tiny_runs import (
     make_decoder,
     make_groups,
     make_learner,
-    quick_compilation,
 )
 
 GROUPS = make_groups((3, 5, 40), (20, 1, 9), (7, 12, 2), (1, 30, 31), rewards=(1.0, 0.0))
@@ -27,22 +26,21 @@ GROUPS = make_groups((3, 5, 40), (20, 1, 9), (7, 12, 2), (1, 30, 31), rewards=(1
 
 @pytest.mark.slow
 def test_a_cut_step_of_kto_is_the_step_on_the_whole_batch():
-    with quick_compilation():
-        decoder = make_decoder()
-        policy, fixed = loud(parameters(decoder)), Fixed({}, parameters(decoder))
-        learner, objective = make_learner(decoder), KTO()
-        plan, uncut = in_pieces(GROUPS), in_pieces(GROUPS, max_tokens=256)
-        (whole,) = uncut.micro_batches(0)
-        first = as_jax(plan.micro_batches(0)[0])
-        state, sums = jax.jit(learner.start)(policy, fixed, first, objective)
-        examples = plan.examples(cut=False) + plan.examples(cut=True)
-        step = Step(learner, fixed, objective, state, sums, examples, cut=True, put=as_jax)
-        assert step.compilations == 3, "one to add, one for the reference point, one to move"
-        batches = [as_jax(batch) for batch in plan.micro_batches(0)]
-        assert len(batches) > 1
-        with jax.transfer_guard("disallow"):
-            after, report = step(state, batches)
-        expected = jax.jit(learner.sums)(policy, fixed, as_jax(whole), objective)
+    decoder = make_decoder()
+    policy, fixed = loud(parameters(decoder)), Fixed({}, parameters(decoder))
+    learner, objective = make_learner(decoder), KTO()
+    plan, uncut = in_pieces(GROUPS), in_pieces(GROUPS, max_tokens=256)
+    (whole,) = uncut.micro_batches(0)
+    first = as_jax(plan.micro_batches(0)[0])
+    state, sums = jax.jit(learner.start)(policy, fixed, first, objective)
+    examples = plan.examples(cut=False) + plan.examples(cut=True)
+    step = Step(learner, fixed, objective, state, sums, examples, cut=True, put=as_jax)
+    assert step.compilations == 3, "one to add, one for the reference point, one to move"
+    batches = [as_jax(batch) for batch in plan.micro_batches(0)]
+    assert len(batches) > 1
+    with jax.transfer_guard("disallow"):
+        after, report = step(state, batches)
+    expected = jax.jit(learner.sums)(policy, fixed, as_jax(whole), objective)
     loss, weight = expected.loss
     assert weight == 8
     np.testing.assert_allclose(np.divide(*report.totals["loss"]), loss / weight, rtol=1e-5)

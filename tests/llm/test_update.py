@@ -29,7 +29,6 @@ from tests.llm.tiny_runs import (
     make_decoder,
     make_groups,
     make_learner,
-    quick_compilation,
     total,
     unpacked,
 )
@@ -37,13 +36,6 @@ from tests.llm.tiny_runs import (
 UNEVEN = ((3, 5, 40), (20, 1, 9), (7, 12, 2), (1, 30, 31), (11, 4, 4))
 NO_REFERENCE = Fixed({})
 DIVERGENCES = ("forward_kl_per_token", "reverse_kl_per_token")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    """The arithmetic is what is tested, and not how fast the compiler can make it."""
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

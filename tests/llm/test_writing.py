@@ -11,7 +11,7 @@ from rich.console import Console
 from llm.data.examples import DataSettings
 from llm.data.sources import read_examples
 from llm.writing import NOTE, Writing, write_responses, written_before
-from tests.llm.tiny_runs import quick_compilation, write_model, write_rows
+from tests.llm.tiny_runs import write_model, write_rows
 
 QUIET = Console(file=io.StringIO())
 
@@ -37,8 +37,7 @@ def settings(folder: Path, out: Path, **changes) -> Writing:
 
 def write(folder: Path, settings: Writing) -> int:
     """Write with the model of bytes."""
-    with quick_compilation():
-        return write_responses(str(folder / "model"), settings, QUIET)
+    return write_responses(str(folder / "model"), settings, QUIET)
 
 
 def test_an_interrupted_file_goes_on_and_can_be_trained_on(folder: Path, tmp_path: Path) -> None:

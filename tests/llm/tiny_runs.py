@@ -42,24 +42,9 @@ CONFIG: dict[str, Any] = {
 
 
 @contextmanager
-def quick_compilation() -> Iterator[None]:
-    """Within the block programs are compiled without optimising them."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-
-
-@contextmanager
 def compilation_cache(folder: Path) -> Iterator[None]:
-    """Within the block a program is compiled once, however many runs and processes need it.
-
-    It is not optimised either: see ``quick_compilation``.
-    """
+    """Within the block a program is compiled once, however many runs and processes need it."""
     wanted = {
-        "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modeseek.sample import main
-from tests.llm.tiny_runs import quick_compilation, write_model, write_rows
+from tests.llm.tiny_runs import write_model, write_rows
 
 
 def test_a_line_becomes_a_file_of_responses(tmp_path: Path, capsys) -> None:
@@ -15,8 +15,7 @@ def test_a_line_becomes_a_file_of_responses(tmp_path: Path, capsys) -> None:
     out = tmp_path / "out.jsonl"
     line = [str(tmp_path / "model"), "--data", str(data), "--out", str(out)]
     line += ["--responses", "2", "--max-new-tokens", "4", "--stop-strings", "x", "y"]
-    with quick_compilation():
-        main(line)
+    main(line)
     rows = [json.loads(row) for row in out.read_text().splitlines()]
     assert [row["prompt"] for row in rows] == ["a", "b"]
     assert all(len(row["responses"]) == 2 for row in rows)

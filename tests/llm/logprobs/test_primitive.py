@@ -97,7 +97,7 @@ def told(at: Problem, temperature: Any = 1.0, *, statistics: Any = ours, **optio
 
 def all_close(got: Any, want: Any, atol: float) -> None:
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(g, w, atol=atol)
+        np.testing.assert_allclose(g, w, atol=atol, rtol=2e-6)
 
 
 def in_float32(at: Problem) -> Problem:

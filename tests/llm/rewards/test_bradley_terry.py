@@ -17,14 +17,7 @@ from llm.settings import Training, as_record
 from llm.state import RUN
 from tests.llm.data.byte_tokenizer import TEMPLATE, make_tokenizer
 from tests.llm.rewards.written import groups, reward, written
-from tests.llm.tiny_runs import CONFIG, make_groups, quick_compilation
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    """The arithmetic is what is tested, and not how fast the compiler can make it."""
-    with quick_compilation():
-        yield
+from tests.llm.tiny_runs import CONFIG, make_groups
 
 
 def save(folder, tokenizer):

@@ -26,7 +26,6 @@ from llm.sampler import LocalEngine, Sampling, programs, sample, sizes, stop_tok
 from llm.sampler.draft import begin, grow, keep, write
 from llm.sampler.draws import Rule, draw
 from llm.sampler.strings import completed
-from tests.llm.tiny_runs import quick_compilation
 
 SMALL = {
     "vocab_size": 61,
@@ -45,12 +44,6 @@ FAMILIES = {
 LENGTHS = (3, 17, 9, 1, 20, 16, 5)
 # One value for most tests, because each other one is compiled for itself.
 SETTINGS = Sampling(responses=3, max_new_tokens=12, temperature=0.7, seed=5, stop=(3, 8))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly():
-    with quick_compilation():
-        yield
 
 
 @functools.cache
