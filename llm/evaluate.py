@@ -29,18 +29,19 @@ from llm.data.order import InOrder
 from llm.data.packing import Batch
 from llm.data.plan import PackingSettings, make_plan
 from llm.data.rendering import tokenize
-from llm.export import MODEL
+from llm.inputs import read_data, read_tokenizer
 from llm.intervals import Estimate
 from llm.judgement import Measured, PerResponse, judge, judge_rewards
 from llm.loading import arithmetic, unrolled
 from llm.mesh import batch_sharding, make_mesh
 from llm.model import Decoder, RewardModel
-from llm.preparation import prepare, read_data, read_tokenizer
+from llm.preparation import prepare
 from llm.progress import counted
 from llm.reference import data_fingerprint
 from llm.runs import Run, is_run, open_run
 from llm.scoring import score, score_rewards
 from llm.settings import ONLINE_RECIPES, TRAIN_RECIPES, Training
+from llm.state import MODEL
 from objectives.hyperparameters import require
 
 Sums = dict[str, Float[Array, "B N"]]

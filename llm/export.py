@@ -16,16 +16,14 @@ from llm.checkpoints.adapters import save_adapter
 from llm.checkpoints.folders import read_architecture, read_config
 from llm.checkpoints.reward import save_reward_model
 from llm.checkpoints.write import save_model
+from llm.inputs import read_tokenizer
 from llm.loading import Loaded, load
 from llm.model import RewardModel, with_parameters
 from llm.model.lora import merge
-from llm.preparation import read_tokenizer
 from llm.runs import Run
 from llm.settings import REWARD_MODEL
+from llm.state import ADAPTER, MODEL
 from llm.update import Parameters
-
-MODEL, ADAPTER = "model", "adapter"
-"""Folders of the fine-tuned model and of its adapters, in the folder of the run."""
 
 
 def export_model(

@@ -18,7 +18,7 @@ from rich.table import Table
 from llm.answers import JUDGED, answer, show_answers, show_extremes, show_judgement
 from llm.data.packing import Shape
 from llm.data.plan import Plan
-from llm.export import ADAPTER, MODEL, export_adapter, export_model
+from llm.export import export_adapter, export_model
 from llm.groundwork import (
     evaluator,
     fresh_examples,
@@ -39,7 +39,7 @@ from llm.model import RewardModel
 from llm.preparation import HARBOUR, Prepared, prepare
 from llm.progress import Bar
 from llm.settings import Training
-from llm.state import Saver, check_same_run
+from llm.state import ADAPTER, MODEL, Saver, check_same_run
 from llm.train import Source, Step, Stored, run
 from llm.update import Fixed, Parameters
 from objectives.recipes import Recipe

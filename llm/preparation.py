@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from llm.cache import cache_folder
-from llm.checkpoints.folders import find_model, open_weights, read_architecture, read_config
-from llm.data.examples import DataSettings, Example, Group
+from llm.checkpoints.folders import open_weights, read_architecture, read_config
+from llm.data.examples import DataSettings, Group
 from llm.data.holdout import hold_out
 from llm.data.rendering import tokenize
-from llm.data.sources import read_examples
 from llm.embedded import docstrings, language
-from llm.embedded.examples import built_in
-from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR, embedded_model
+from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR
+from llm.inputs import model_folder, read_data, read_tokenizer
 from llm.journal import check_loggers
 from llm.lock import check_unused
 from llm.model.architecture import Architecture
@@ -335,55 +334,6 @@ def check_prompts(groups: Sequence[Group]) -> None:
             f"{len(empty)} prompts are empty, the first in {empty[0]}: a response is written after "
             "at least one token. Leave those rows out, or use a tokenizer that begins a text."
         )
-
-
-def model_folder(settings: Training, say: Callable[[str], None]) -> Path:
-    """Where the model is that a run begins from; the embedded one is made if there is none yet.
-
-    Data of one's own are tuned on with the model of the library, which has read more words.
-    """
-    if settings.model is not None:
-        return find_model(settings.model)
-    return embedded_model(
-        say, corpus=DOCSTRINGS if settings.data not in (None, HARBOUR) else HARBOUR
-    )
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder; code that comes with it is never run.
-
-    Raises:
-        ValueError: if there is none that can be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"the tokenizer of {folder} cannot be loaded ({reason}): put its tokenizer.json and "
-            "tokenizer_config.json there."
-        ) from None
-
-
-def read_data(
-    name: str, settings: Training, say: Callable[[str], None]
-) -> tuple[list[Example], list[Example] | None]:
-    """Examples to train on, and those to hold out where the data say which."""
-    reading = settings.reading
-    if settings.data is None or settings.data in CORPORA:
-        corpus, preference = settings.data or HARBOUR, settings.preference
-        how = {"seed": settings.seed, "limit": reading.limit}
-        return (
-            built_in(corpus, name, preference, **how),
-            built_in(corpus, name, preference, **how, held_out=True),
-        )
-    how = {"schema": reading.schema, "bad_rows": reading.bad_rows, "say": say}
-    examples = read_examples(settings.data, split=reading.split, limit=reading.limit, **how)
-    if reading.eval_source is None:
-        return examples, None
-    return examples, read_examples(reading.eval_source, split=None, **how)
 
 
 def check_settings(name: str, recipe: Recipe, settings: Training, groups: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import jax
 
-from llm.preparation import model_folder
+from llm.inputs import model_folder
 from llm.reference import model_fingerprint
 from llm.settings import TRAIN_RECIPES, WITH_CRITIC, Training
 from llm.state import CHECKPOINTS, RUN, saved_steps

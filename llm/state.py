@@ -21,6 +21,8 @@ from llm.update import TrainState
 
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"
+MODEL, ADAPTER = "model", "adapter"
+"""Folders of the fine-tuned model and of its adapters."""
 
 # What may differ between a run and its continuation, because no number depends on it.
 FREE = ("out", "save", "log.tensorboard", "log.wandb")

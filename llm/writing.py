@@ -28,10 +28,10 @@ from llm.data.text import prompt_text, response_text
 from llm.embedded.examples import built_in
 from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR, embedded_model
 from llm.evaluate import model_of
+from llm.inputs import read_tokenizer
 from llm.loading import arithmetic, unrolled
 from llm.mesh import make_mesh
 from llm.model import Decoder
-from llm.preparation import read_tokenizer
 from llm.progress import Bar
 from llm.reference import data_fingerprint, model_fingerprint
 from llm.rewards import Reward, RewardContext, RewardSettings, Written, identity, read_reward

@@ -118,8 +118,8 @@ def begin(options: Chat, console: Console) -> "Conversation":
     """Check what was asked for, then load the model."""
     from llm.checkpoints.folders import find_model, read_architecture
     from llm.checkpoints.read import load_decoder
+    from llm.inputs import read_tokenizer
     from llm.loading import arithmetic, unrolled
-    from llm.preparation import read_tokenizer
     from llm.sampler import Sampling, stop_tokens
 
     folder = embedded(console) if options.model is None else find_model(options.model)

@@ -241,9 +241,9 @@ def coloured(name: str, value: float) -> Text:
 
 def tokenizer_of(run: Path) -> Any:
     """The tokenizer of the model that a run trains."""
-    from llm.export import MODEL
-    from llm.preparation import read_tokenizer
+    from llm.inputs import read_tokenizer
     from llm.runs import open_run
+    from llm.state import MODEL
 
     folder = run / MODEL
     return read_tokenizer(folder if folder.is_dir() else open_run(run).source(print))

@@ -78,7 +78,7 @@ def cases(options: Options, ends: bool) -> list[Case]:
 
 def story_task(folder: Path, options: Options) -> SamplingTask:
     """Beginnings of stories."""
-    from llm.preparation import read_tokenizer
+    from llm.inputs import read_tokenizer
     from llm.sampler import stop_tokens
 
     tokenizer = read_tokenizer(folder)
@@ -94,7 +94,7 @@ def embedded_task(options: Options, console: Console) -> SamplingTask:
     from llm.data.rendering import tokenize
     from llm.embedded.examples import built_in
     from llm.embedded.pretrain import HARBOUR, embedded_model
-    from llm.preparation import read_tokenizer
+    from llm.inputs import read_tokenizer
     from llm.sampler import stop_tokens
 
     folder = embedded_model(console.print)

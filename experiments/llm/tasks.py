@@ -210,7 +210,7 @@ def answers(
 @cache
 def tokenizer_of(study: Study) -> Any:
     """The reference's tokenizer."""
-    from llm.preparation import read_tokenizer
+    from llm.inputs import read_tokenizer
 
     return read_tokenizer(reference(study))
 

@@ -26,12 +26,12 @@ from llm.data.cutting import deal, fit, rows_needed
 from llm.data.examples import DataSettings, Example, Group
 from llm.data.packing import Batch, Shape, pack, run_length
 from llm.data.rendering import length_limit, opening_ids, read_template, render
-from llm.export import MODEL
-from llm.preparation import read_tokenizer
+from llm.inputs import read_tokenizer
 from llm.rewards.contract import PerResponse, Written, regrouped
 from llm.runs import is_run, open_run
 from llm.scoring import score_rewards
 from llm.settings import REWARD_MODEL
+from llm.state import MODEL
 
 SHORTEST = 64
 """Positions of the shortest row."""

@@ -23,7 +23,7 @@ from experiments.llm.full_scale.stages import Facts, Place
 from llm.data.examples import Example, Message
 from llm.data.schemas import ANSWER, END, RowError, reader
 from llm.data.sources import Row, read_rows
-from llm.preparation import read_tokenizer
+from llm.inputs import read_tokenizer
 
 FARM = "tatsu-lab/alpaca_farm:alpaca_instructions"
 LABELLED = "Asap7772/relabeled_alpacafarm_pythiasft_20K_preference_data"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.export import MODEL
 from llm.settings import Training
+from llm.state import MODEL
 from llm.workload import Workload
 from objectives.recipes import Recipe
 

@@ -18,10 +18,10 @@ from flax import nnx
 from llm.checkpoints.read import load_decoder
 from llm.embedded import language
 from llm.embedded.pretrain import embedded_model, encode
+from llm.inputs import read_tokenizer
 from llm.logprobs import token_logprobs
 from llm.model import Decoder, abstract_decoder, parameters, with_parameters
 from llm.model.architecture import architecture_from_config
-from llm.preparation import read_tokenizer
 from llm.sampler import LocalEngine, Sampling, programs, sample, sizes, stop_tokens, stream
 from llm.sampler.draft import begin, grow, keep, write
 from llm.sampler.draws import Rule, draw
