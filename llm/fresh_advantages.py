@@ -2,19 +2,21 @@
 
 A penalty for leaving the reference comes off the reward first. Then an estimator compares responses
 with each other, or, with a critic, generalised advantage estimation compares every token with what
-was expected of it. Two things are carried from one collection to the next: the running mean of all
-rewards, and the strength of the penalty, which a controller may steer.
+was expected of it. A critic begins by expecting 0, so for it rewards are measured from the mean of
+the first collection, which the reference itself has written. Three things are carried from one
+collection to the next: the running mean of all rewards, the scale for a critic, and the strength of
+the penalty, which a controller may steer.
 
 Key to the axes: B prompts, N responses of each, T response positions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Float64
 
 from llm.rollouts import Rollout
 from llm.sampler.sizes import bucket
@@ -34,6 +36,9 @@ from objectives.recipes import Recipe
 SHORTEST = 64
 """Token places an array of a collection has at least."""
 
+TIED = 1e-6
+"""Deviation of rewards that are all the same, but for rounding."""
+
 MOST = 0.2
 """Largest relative error of the KL that its controller reacts to."""
 
@@ -46,19 +51,26 @@ class Carried:
         total: sum of all rewards so far.
         number: how many there were.
         kl_coefficient: beta of the KL penalty in the reward, reward per nat.
+        centre: where rewards for a critic are measured from.
+        unit: what they are measured in; 0 before the first collection.
     """
 
     total: float
     number: float
     kl_coefficient: float
+    centre: float = 0.0
+    unit: float = 0.0
 
     def record(self) -> dict[str, float]:
         """As plain JSON."""
-        return {
-            "total": self.total,
-            "number": self.number,
-            "kl_coefficient": self.kl_coefficient,
-        }
+        return asdict(self)
+
+    def measured_by(self, reward: Float64[np.ndarray, " R"]) -> "Carried":
+        """With a scale on which these rewards have mean 0 and deviation 1, unless there is one."""
+        if self.unit or not reward.size:
+            return self
+        spread = float(reward.std())
+        return replace(self, centre=float(reward.mean()), unit=spread if spread > TIED else 1.0)
 
 
 def advise(
@@ -81,6 +93,11 @@ def advise(
         The collection as it is trained on: rewards with the penalty taken off, advantages, and
         returns for a critic; and what is carried on.
     """
+    scaled = critic is not None and critic.normalize
+    if scaled:
+        own = [rollout.worth for rollout in rollouts if rollout.source != "dataset"]
+        carried = carried.measured_by(np.concatenate([*own, np.zeros(0)]))
+        rollouts = [rescaled(rollout, carried) for rollout in rollouts]
     cells = Cells.of(rollouts)
     beta = carried.kl_coefficient
     old = cells.spread("old_logp")
@@ -118,7 +135,13 @@ def advise(
         for b, rollout in enumerate(rollouts)
     ]
     drift, responses = drifted(cells, old - ref)
-    return after, Carried(total, number, steered(beta, drift, responses, kl))
+    beta = steered(beta, drift, responses, kl)
+    return after, replace(carried, total=total, number=number, kl_coefficient=beta)
+
+
+def rescaled(rollout: Rollout, scale: Carried) -> Rollout:
+    """A rollout whose rewards, as they are trained on, are measured on a scale."""
+    return replace(rollout, trained=(rollout.worth - scale.centre) / (scale.unit or 1.0))
 
 
 def drifted(cells: "Cells", log_ratio: Float[Array, "B N T"]) -> tuple[float, int]:

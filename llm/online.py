@@ -134,18 +134,26 @@ class Fresh:
         # A line belongs to the first step that learns from it: a resumed run takes it back with it.
         self.journal.write(number, "rollout", numbers, clock)
         self.bar.keep(reward=numbers["reward"])
-        self.warn_critic(number, numbers["reward"])
+        self.tell_scale(number, numbers["reward"])
         gap = numbers.get("sampler_gap")
         if gap is not None:
             self.tell(number, gap)
 
-    def warn_critic(self, number: int, reward: float) -> None:
-        """Say, once, that rewards are too large for a critic that begins at 0 beside a policy."""
-        if number == 1 and self.collector.critic is not None and abs(reward) > LARGE:
+    def tell_scale(self, number: int, reward: float) -> None:
+        """Say, once, how rewards are measured for a critic, or that they are too large for one."""
+        critic = self.collector.critic
+        if number > 1 or critic is None:
+            return
+        if critic.normalize:
+            self.bar.print(
+                f"the critic is told rewards from {self.carried.centre:.3g}, in units of "
+                f"{self.carried.unit:.3g}: mean and deviation of the first collection"
+            )
+        elif abs(reward) > LARGE:
             self.bar.print(
                 f"[yellow]rewards are about {reward:.3g}[/], and the critic, which shares the "
-                "policy's layers, begins at 0: its loss may rule the first steps. Scale them, for "
-                f"example by --reward '{1 / abs(reward):.1g}*...'"
+                "policy's layers, begins at 0: its loss may rule the first steps. Leave out "
+                "--critic.no-normalize, or scale them"
             )
 
     def tell(self, number: int, gap: float) -> None:

@@ -208,6 +208,9 @@ class CriticSettings:
     """How far a value may move from the one at sampling before its gradient stops."""
     whiten: bool = True
     """Scale the advantages of a collection to mean 0 and deviation 1."""
+    normalize: bool = True
+    """Measure rewards from the mean of the first collection, in its standard deviations, because a
+    critic begins by expecting 0. A KL penalty in the reward is in these units too."""
 
     def __post_init__(self) -> None:
         for name in ("gamma", "lambda_"):

@@ -57,7 +57,7 @@ TEMPERATURE = 0.5
 """Of RWR's weights, in standard deviations of the reward among answers of the reference."""
 
 KL_IN_REWARD = 0.05
-"""PPO's penalty, in such standard deviations per nat."""
+"""PPO's penalty, in standard deviations of the first collection's rewards per nat."""
 
 UNCAPPED = float("inf")
 DPO_, IPO_ = DPO(beta=0.1), IPO(tau=0.05)
@@ -90,7 +90,7 @@ def recipe_of(method: Method, study: Study, spread: float, reuse: Reuse) -> Reci
         weights = RWR(beta=TEMPERATURE * spread, max_weight=UNCAPPED)
         recipe = replace(recipe, objective=weights)
     if isinstance(recipe.objective, PPO):
-        recipe = replace(recipe, kl_in_reward=KL_IN_REWARD * spread)
+        recipe = replace(recipe, kl_in_reward=KL_IN_REWARD)
     if not method.online:
         return recipe
     prompts = study.batch * reuse.minibatches

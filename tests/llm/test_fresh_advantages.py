@@ -122,7 +122,7 @@ def test_the_running_mean_goes_on_over_collections_of_uneven_groups():
 
 @pytest.mark.parametrize("whiten", [False, True])
 def test_a_critic_compares_every_token_with_what_was_expected_of_it(whiten):
-    settings = CriticSettings(gamma=0.9, lambda_=0.8, whiten=whiten)
+    settings = CriticSettings(gamma=0.9, lambda_=0.8, whiten=whiten, normalize=False)
     rollouts, beta = collection(critic=True), 0.3
     recipe = Recipe(PPO(), advantage="batch_mean", kl_in_reward=beta)
     found, _ = told(rollouts, recipe, Carried(0.0, 0.0, beta), settings)
@@ -150,6 +150,40 @@ def test_a_critic_compares_every_token_with_what_was_expected_of_it(whiten):
     assert_close(
         np.concatenate([rollout.known["returns"] for rollout in found]), np.concatenate(returns)
     )
+
+
+def test_a_critic_is_told_rewards_on_the_scale_of_the_first_collection():
+    recipe = Recipe(PPO(), advantage="batch_mean")
+    settings = CriticSettings(lambda_=1.0, whiten=False)
+    given_first = [[-30.0, -20.0, -25.0], [-27.0], [-23.0]]
+    own = collection([[2, 1, 3], [1], [2]], critic=True, rewards=given_first)
+    stored = collection([[4]], seed=1, critic=True, source="dataset", rewards=[[1000.0]])
+    found, carried = told(own + stored, recipe, NOTHING, settings)
+    drawn = np.concatenate(given_first)
+    assert (carried.centre, carried.unit) == pytest.approx((drawn.mean(), drawn.std()))
+    scaled = (np.array([*drawn, 1000.0]) - drawn.mean()) / drawn.std()
+    assert_close(np.concatenate([rollout.worth for rollout in found]), scaled)
+    assert [rollout.reward.tolist() for rollout in found] == [*given_first, [1000.0]]
+    # The return of every token is the whole reward, so a critic of 0 is right on average.
+    returns = np.concatenate([rollout.known["returns"] for rollout in found])
+    assert_close(returns, np.repeat(scaled, [2, 1, 3, 1, 2, 4]))
+    # Later collections are measured by the first, and so is their penalty.
+    later = collection([[3, 1]], seed=2, critic=True, rewards=[[-5.0, -6.0]])
+    beta = replace(carried, kl_coefficient=0.3)
+    found, after = told(later, replace(recipe, kl_in_reward=0.3), beta, settings)
+    assert (after.centre, after.unit) == (carried.centre, carried.unit)
+    drift = penalised(later[0], 0.3) - later[0].reward
+    assert_close(found[0].worth, (later[0].reward - drawn.mean()) / drawn.std() + drift)
+
+
+def test_equal_rewards_have_no_unit_and_nothing_without_a_critic_has_a_scale():
+    recipe = Recipe(PPO(), advantage="batch_mean")
+    same = collection([[2, 1]], critic=True, rewards=[[0.1 + 0.2, 0.3]])
+    found, carried = told(same, recipe, NOTHING, CriticSettings())
+    assert carried.unit == 1.0
+    assert_close(found[0].worth, np.zeros(2))
+    found, carried = told(collection(), Recipe(REINFORCE(), advantage="group_mean"))
+    assert (carried.centre, carried.unit) == (0.0, 0.0) and found[0].trained is None
 
 
 def test_rewards_that_differ_by_less_than_one_reach_the_advantage():

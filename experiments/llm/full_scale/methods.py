@@ -23,6 +23,7 @@ from llm.settings import (
     OFFLINE_RECIPES,
     ONLINE_RECIPES,
     REWARD_MODEL,
+    CriticSettings,
     KLSettings,
     OptimizerSettings,
     SamplingSettings,
@@ -198,7 +199,7 @@ METHODS: dict[str, Method] = {
         batch=128,
         epochs=4.0,
         says="1e-5, B = M = 128, 4 epochs, clip 0.2 and 0.2, GAE 0.95, critic 0.1, KL in the "
-        "reward from 0.02 to a target of 6 nats: the authors'.",
+        "reward from 0.02 to a target of 6 nats, rewards as they come: the authors'.",
     ),
 }
 """The main line: one setting of each method, that of the authors' scripts on reuse at their T."""
@@ -252,6 +253,7 @@ def online(
         "reward": f"model:{place.out / surrogate}",
         "gold": place.gold or gold,
         "kl": KLSettings(target=6.0) if name == "ppo" else KLSettings(),
+        "critic": CriticSettings(normalize=False),
     }
     if seed is not None:
         changes["seed"] = seed
