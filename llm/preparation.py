@@ -147,7 +147,14 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
         # The paper's B and M: the steps of one pass over a collection share it evenly.
         recipe = recipe.with_collection(prompts=settings.batch * recipe.reuse.minibatches)
         check_online(name, recipe, settings)
-    # The data first: reading them is quick, and the embedded model may have to be made.
+    # Rewards and data first: reading them is quick, and the embedded model may have to be made.
+    context = RewardContext(lambda: tokenizer, cache_folder() / "rewards", say)
+    specs = reward_specs(recipe, settings)
+    reward, gold = (
+        None if spec is None else read_reward(spec, settings.rewards, context) for spec in specs
+    )
+    if is_online(recipe):
+        check_judges(recipe, reward, gold)
     examples, aside = read_data(name, settings, say)
     folder = model_folder(settings, say)
     config, architecture = read_config(folder), read_architecture(folder)
@@ -155,11 +162,6 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     if settings.adapters.rank == 0 and settings.reference == "model":
         say("a frozen copy of the model is kept in memory beside the one that trains")
     tokenizer = read_tokenizer(folder)
-    context = RewardContext(tokenizer=tokenizer, cache=cache_folder() / "rewards", say=say)
-    specs = reward_specs(recipe, settings)
-    reward, gold = (
-        None if spec is None else read_reward(spec, settings.rewards, context) for spec in specs
-    )
     reading = settings.reading
     limits: dict[str, Any] = {
         "context": architecture.max_positions,
@@ -177,7 +179,6 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
         groups, held_out = hold_out(groups, reading.eval_share, settings.seed)
     if is_online(recipe):
         check_prompts(groups)
-        check_judges(recipe, reward, gold)
     else:
         check_recipe(recipe, groups)
     check_settings(name, recipe, settings, len(groups))

@@ -121,12 +121,18 @@ def write_responses(name: str | None, settings: Writing, console: Console) -> in
     say = console.print
     if not settings.out.resolve().parent.is_dir():
         raise ValueError(f"--out is {settings.out}, and there is no folder {settings.out.parent}.")
+    # Prompts and reward first: reading them is quick, and the embedded model may have to be made.
+    examples = {example.where: example for example in read_prompts(settings, say)}
+    reward, judges = None, {}
+    if settings.reward is not None:
+        context = RewardContext(lambda: tokenizer, cache_folder() / "rewards", say)
+        reward = read_reward(settings.reward, settings.rewards, context)
+        judges = identity(settings.reward)
     folder = model_folder(name, settings, say)
     architecture, tokenizer = read_architecture(folder), read_tokenizer(folder)
     if is_reward_model(read_config(folder)):
         raise ValueError(f"{folder} is a reward model, which writes nothing: give the policy.")
     reading = with_room(settings, architecture.max_positions)
-    examples = {example.where: example for example in read_prompts(settings, say)}
     groups = tokenize(
         list(examples.values()),
         tokenizer,
@@ -136,11 +142,6 @@ def write_responses(name: str | None, settings: Writing, console: Console) -> in
         prompts_only=True,
         say=say,
     )
-    reward, judges = None, {}
-    if settings.reward is not None:
-        context = RewardContext(tokenizer, cache_folder() / "rewards", say)
-        reward = read_reward(settings.reward, settings.rewards, context)
-        judges = identity(settings.reward)
     record = {
         "model": model_fingerprint(folder),
         "prompts": data_fingerprint(groups),

@@ -284,7 +284,7 @@ def judged_reference(study: Study, task: str, model: Path) -> dict[str, Any]:
     """What a reward model makes of the reference's answers to held-out questions."""
     from llm.rewards import RewardContext, RewardSettings, read_reward
 
-    context = RewardContext(tokenizer_of(study), folder(study), lambda sentence: None)
+    context = RewardContext(lambda: tokenizer_of(study), folder(study), lambda sentence: None)
     judge = read_reward(f"model:{model}", RewardSettings(), context)
     written = answers(
         study, True, study.responses, HELD_OUT_SEED, study.max_new_tokens, study.evaluate_prompts

@@ -71,12 +71,13 @@ class RewardContext:
     """What a reward may use of the run it serves.
 
     Attributes:
-        tokenizer: the policy's.
+        tokenizer: gives the policy's, when it is first needed: what a reward refuses it refuses
+            before there is a policy.
         cache: folder for answers that must never be asked for again.
         say: told what is worth knowing, a sentence at a time.
     """
 
-    tokenizer: Any
+    tokenizer: Callable[[], Any]
     cache: Path
     say: Callable[[str], None]
 

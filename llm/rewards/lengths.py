@@ -10,6 +10,7 @@ Key to the axes: N responses of a prompt, T tokens of a response.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ class Length:
     Attributes:
         name: what it was asked for as.
         worth: of a length in tokens.
-        stops: tokens that end a response and are not counted.
+        tokenizer: gives the policy's.
 
     Source: Tajwar et al. 2024, arXiv:2404.14367, section 5 (Min, Mode and Skew Length).
     Differs: the authors tokenize the decoded text again; here the tokens drawn are counted, so
@@ -33,29 +34,34 @@ class Length:
 
     name: str
     worth: Callable[[int], float]
-    stops: frozenset[int]
+    tokenizer: Callable[[], Any]
+
+    @cached_property
+    def stops(self) -> frozenset[int]:
+        """Tokens that end a response and are not counted."""
+        return stops_of(self.tokenizer())
 
     def __call__(self, groups: Sequence[Sequence[Written]]) -> list[PerResponse]:
         """The worth of every response's length, in tokens."""
         return one_by_one(groups, lambda written: self.worth(length(written, self.stops)))
 
 
-def min_length(name: str, tokenizer: Any) -> Length:
+def min_length(name: str, tokenizer: Callable[[], Any]) -> Length:
     """-tokens: the shorter the better; also the reward of Skew Length."""
-    return Length(name, lambda tokens: -float(tokens), stops_of(tokenizer))
+    return Length(name, lambda tokens: -float(tokens), tokenizer)
 
 
-def max_length(name: str, tokenizer: Any) -> Length:
+def max_length(name: str, tokenizer: Callable[[], Any]) -> Length:
     """+tokens: the longer the better."""
-    return Length(name, float, stops_of(tokenizer))
+    return Length(name, float, tokenizer)
 
 
-def mode_length(name: str, tokenizer: Any, mode: int) -> Length:
+def mode_length(name: str, tokenizer: Callable[[], Any], mode: int) -> Length:
     """-|tokens - mode|: the closer to a length the better.
 
     Args:
         name: of the reward.
-        tokenizer: the policy's.
+        tokenizer: gives the policy's.
         mode: the length, in tokens: for Mode Length the reference's most probable one, which
             ``typical`` finds in samples.
 
@@ -64,7 +70,7 @@ def mode_length(name: str, tokenizer: Any, mode: int) -> Length:
     """
     if mode < 0:
         raise ValueError(f"The mode of {name} is {mode}; a length is 0 or more tokens.")
-    return Length(name, lambda tokens: -float(abs(tokens - mode)), stops_of(tokenizer))
+    return Length(name, lambda tokens: -float(abs(tokens - mode)), tokenizer)
 
 
 def length(written: Written, stops: frozenset[int]) -> int:

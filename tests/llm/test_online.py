@@ -580,6 +580,19 @@ def test_what_the_reference_writes_does_not_change_while_the_policy_moves(start,
 
 
 @pytest.mark.slow
+def test_a_critic_is_told_rewards_on_one_scale_throughout(start, tmp_path, capsys):
+    out = start(tmp_path / "run", "ppo", steps=5, kl_in_reward=0.0)
+    assert "the critic is told rewards from" in " ".join(capsys.readouterr().out.split())
+    first, second = (read_rollouts(path) for path in collections(out))
+    scale = first.facts["carried"]
+    reward = np.concatenate([rollout.reward for rollout in first.rollouts])
+    assert (scale["centre"], scale["unit"]) == pytest.approx((reward.mean(), reward.std()))
+    for rollout in [*first.rollouts, *second.rollouts]:
+        wanted = (rollout.reward - scale["centre"]) / scale["unit"]
+        np.testing.assert_allclose(rollout.worth, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_a_share_of_the_prompts_keeps_the_responses_of_the_data_set(place, start, tmp_path):
     out = start(tmp_path / "run", offline=0.5, steps=5)
     rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]

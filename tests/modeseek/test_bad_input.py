@@ -49,6 +49,32 @@ def test_a_wrong_word_is_answered_with_a_remedy(capsys, monkeypatch, line, words
         assert word in flat, text
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train online_dpo --reward nothing", ["no reward 'nothing'", "min-length"]),
+        ("train online_dpo --reward mode-length:many", ["mode-length:23"]),
+        ("train online_dpo --reward model:nowhere", ["nowhere"]),
+        ("train ppo --gold lexicon:nowhere.txt", ["nowhere.txt"]),
+        ("train dpo --data nowhere.jsonl", ["nowhere.jsonl"]),
+        ("sample --data nowhere.jsonl", ["nowhere.jsonl"]),
+        ("sample --reward nothing", ["no reward 'nothing'"]),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_model_is_made(
+    capsys, monkeypatch, tmp_path, line, words
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODESEEK_CACHE", str(tmp_path / "cache"))
+    for module in ("inputs", "writing"):
+        monkeypatch.setattr(f"llm.{module}.embedded_model", lambda *a, **k: pytest.fail("made"))
+    status, text = answer(capsys, monkeypatch, line)
+    assert status == 2
+    for word in words:
+        assert word in " ".join(text.split())
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_output_folder_that_cannot_be_written_is_refused(capsys, monkeypatch, tmp_path):
     occupied = tmp_path / "a-file"
     occupied.write_text("")

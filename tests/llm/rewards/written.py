@@ -32,7 +32,7 @@ def context(
 ) -> RewardContext:
     """A run that keeps answers in a folder."""
     heard: list[str] = [] if said is None else said
-    return RewardContext(tokenizer, folder, heard.append)
+    return RewardContext(lambda: tokenizer, folder, heard.append)
 
 
 def reward(spec: str, folder: Path = Path("unused"), **settings: Any) -> Reward:
