@@ -11,7 +11,7 @@ step are equal. Everything is judged by the gold reward on held-out questions, a
 there is to gain.
 
 On-policy against offline is judged by the gain at the end; among on-policy methods, of which
-several arrive, it is the mean gain over the run. Every method runs at each of four learning rates
+several arrive, it is the mean gain over the run. Every method runs at each of three learning rates
 and is judged at its own best, chosen without peeking (``tuning``).
 """
 

@@ -50,8 +50,9 @@ LEARNING_RATE = 5e-4
 that is not of the study, under Min and Mode Length, every on-policy method learned most of what it
 can at this rate; at 1e-3 best-of-N lost again what it had gained."""
 
-LEARNING_RATES = (2e-4, LEARNING_RATE, 1e-3, 2e-3)
-"""Among which each method gets its own where methods are compared with each other."""
+LEARNING_RATES = (LEARNING_RATE, 1e-3, 2e-3)
+"""Among which each method gets its own where methods are compared with each other. At 2e-4 every
+on-policy method learned Min Length more slowly than at any of these."""
 
 TEMPERATURE = 0.5
 """Of RWR's weights, in standard deviations of the reward among answers of the reference."""

@@ -9,7 +9,7 @@ order per prompt is Pref-FT; reward-weighted regression imitates all of them wit
 (beta 0.1) and IPO (target gap 10 nats) compare all pairs. Answers of Min and Mode Length are the
 reference's own; those of Skew Length are cut short.
 
-Every method runs at each of four learning rates. What decides is *tuned*: each method at its own
+Every method runs at each of three learning rates. What decides is *tuned*: each method at its own
 best, chosen without peeking (``tuning``). The gap at each rate they share is told beside it.
 """
 
