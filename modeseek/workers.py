@@ -5,7 +5,9 @@ experiments side by side finish in half the time, and each keeps the memory of i
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,8 +42,9 @@ class Outcome:
 
 
 def work(function: Callable[..., Any], line: Connection) -> None:
-    """A worker's life: take a task, do it, report, until the line closes."""
+    """A worker's life: take a task, do it, report, until the line closes or the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     while True:
         try:
             name, arguments = line.recv()
@@ -51,6 +54,14 @@ def work(function: Callable[..., Any], line: Connection) -> None:
             line.send(Outcome(name, function(name, *arguments)))
         except Exception:
             line.send(Outcome(name, error=traceback.format_exc()))
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, by whatever kill."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def run_tasks(

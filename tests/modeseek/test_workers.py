@@ -1,7 +1,11 @@
 """Workers do every task once, in an order that respects what reads what, and fail one at a time."""
 
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +23,38 @@ def note(name: str, folder: str, trouble: str = "") -> str:
     with open(f"{folder}/{name}", "x") as file:
         file.write(str(time.time_ns()))
     return name.upper()
+
+
+def linger(name: str, file: str) -> None:
+    """A task: say who is at it, and stay at it."""
+    Path(file).write_text(f"{os.getpid()}.")
+    time.sleep(60)
+
+
+ROOT = Path(__file__).parents[2]
+LINGERING = """
+import sys
+from modeseek.workers import Task, run_tasks
+from tests.modeseek.test_workers import linger
+list(run_tasks(linger, [Task("a", (sys.argv[1],), 1.0)], set(), 1, lambda name: None))
+"""
+
+
+def alive(number: int) -> bool:
+    """Whether there is a process of this number that has not ended."""
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for something, not for ever."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def outcomes(tasks, processes=2, done=()):
@@ -51,6 +87,17 @@ def test_a_worker_that_dies_is_reported_and_the_rest_goes_on(tmp_path):
     found = outcomes(tasks, processes=2)
     assert "ended with 3" in found["a"].error
     assert found["b"].value == "B"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_a_kill_leaves_no_worker_behind(tmp_path):
+    file = tmp_path / "number"
+    with subprocess.Popen([sys.executable, "-c", LINGERING, str(file)], cwd=ROOT) as parent:
+        until(lambda: file.exists() and file.read_text().endswith("."))
+        worker = int(file.read_text()[:-1])
+        os.kill(worker, 0)
+        parent.kill()
+    until(lambda: not alive(worker))
 
 
 def test_what_is_done_need_not_run_again(tmp_path):
