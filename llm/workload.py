@@ -1,6 +1,5 @@
 """What a data set is like, in a few means: all that a plan needs to know of it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,15 +30,3 @@ class Workload:
         ids = np.zeros(round(self.response_tokens), np.int32)
         prompt = np.zeros(round(self.prompt_tokens), np.int32)
         return Group(prompt, (ids,) * responses, np.zeros(responses, np.float32), "mean")
-
-
-def workload_of(groups: Sequence[Group]) -> Workload:
-    """What data are like, measured."""
-    sizes = [len(ids) for group in groups for ids in group.responses]
-    return Workload(
-        prompts=len(groups),
-        prompt_tokens=float(np.mean([len(group.prompt) for group in groups])),
-        response_tokens=float(np.mean(sizes)) if sizes else 0.0,
-        responses=max(len(group.responses) for group in groups),
-        longest=max(group.length for group in groups),
-    )

@@ -20,6 +20,7 @@ COMMANDS = {
     "plot": "the curves of one or more training runs",
     "rollouts": "what an online run's policy wrote: rewards, prompts, token by token",
     "sample": "responses to prompts: JSONL in, JSONL out, rated if asked",
+    "classifier": "a linear classifier of labelled texts, to reward responses by",
     "export": "a Hugging Face folder from any checkpoint of a run",
     "chat": "talk to a model by hand",
 }

@@ -242,8 +242,8 @@ def read(folder: Path) -> Classifier:
     folder = folder.expanduser()
     if not (folder / ABOUT).is_file() or not (folder / WEIGHTS).is_file():
         raise ValueError(
-            f"{folder} holds no {ABOUT} with {WEIGHTS}: give a folder that train_classifier of "
-            "llm.rewards.classifier has written."
+            f"{folder} holds no {ABOUT} with {WEIGHTS}: give a folder that `modeseek classifier` "
+            "has written."
         )
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))

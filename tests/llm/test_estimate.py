@@ -27,7 +27,7 @@ from llm.settings import (
     Training,
 )
 from llm.update import Fixed, Learner
-from llm.workload import Workload, workload_of
+from llm.workload import Workload
 from tests.llm.tiny_runs import CONFIG, as_jax, in_pieces, make_groups
 
 LOAD = Workload(prompts=1000, prompt_tokens=20.0, response_tokens=30.0, responses=2, longest=120)
@@ -194,13 +194,6 @@ def test_a_plan_says_whether_it_fits():
     said = Console(width=120, record=True)
     said.print(replace(found, device=replace(DEVICE, memory=1.0)).table())
     assert "does not fit" in said.export_text()
-
-
-def test_the_load_of_a_data_set_is_measured():
-    found = workload_of(make_groups((5, 3, 4), (7, 10, 3)))
-    assert found == Workload(
-        prompts=2, prompt_tokens=6.0, response_tokens=5.0, responses=2, longest=20
-    )
 
 
 def test_devices_are_known_by_name_and_this_one_is_measured():

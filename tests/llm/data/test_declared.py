@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from llm.data.declared import Bounds, declare_shapes, examples_of, plan_within
 from llm.data.examples import Group, PackingSettings
 from llm.data.order import InOrder
-from llm.data.packing import unpack
+from tests.llm.data.unpacking import unpack
 
 
 def group_of(prompt: int, lengths: list[int]) -> Group:

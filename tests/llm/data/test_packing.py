@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from llm.data.examples import Group
-from llm.data.packing import KNOWN, Batch, Place, Shape, lay_out, pack, run_length, unpack
+from llm.data.packing import KNOWN, Batch, Place, Shape, lay_out, pack, run_length
+from tests.llm.data.unpacking import unpack
 
 
 def group(prompt: list[int], *responses: list[int], rewards: tuple[float, ...] = ()) -> Group:

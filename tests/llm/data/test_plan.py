@@ -5,8 +5,8 @@ import pytest
 
 from llm.data.examples import Group
 from llm.data.order import InOrder, Order
-from llm.data.packing import unpack
 from llm.data.plan import PackingSettings, make_plan
+from tests.llm.data.unpacking import unpack
 
 
 def shape_of(batch, shards: int = 1) -> tuple[int, int]:
