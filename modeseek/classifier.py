@@ -46,6 +46,8 @@ class Train:
     settings: ClassifierSettings = field(default_factory=ClassifierSettings)
 
     def __post_init__(self) -> None:
+        if not self.data:
+            raise ValueError("name labelled texts: files, folders, or names on the Hub.")
         require(0 < self.share < 1, self, "share", "a share between 0 and 1")
         require(self.seed >= 0, self, "seed", "0 or more")
 

@@ -59,6 +59,8 @@ def test_a_wrong_word_is_answered_with_a_remedy(capsys, monkeypatch, line, words
         ("train dpo --data nowhere.jsonl", ["nowhere.jsonl"]),
         ("sample --data nowhere.jsonl", ["nowhere.jsonl"]),
         ("sample --reward nothing", ["no reward 'nothing'"]),
+        ("classifier", ["name labelled texts"]),
+        ("classifier nowhere.jsonl", ["nowhere.jsonl"]),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_made(
