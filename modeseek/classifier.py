@@ -71,7 +71,8 @@ def main(arguments: list[str]) -> None:
     console.print(
         f"accuracy {accuracy.value:.4f}{between} on {accuracy.units:,} texts it was not trained "
         f"on; {made.terms:,} terms from {made.texts:,} texts\n"
-        f"to reward by it: --reward classifier:{made.folder}"
+        f"to reward by it: --reward classifier:{made.folder}",
+        soft_wrap=True,
     )
 
 
