@@ -2,7 +2,7 @@
 
 Caption: gold reward while learning from a fixed data set: objectives that push the other
 answers down (DPO, IPO: solid) against imitation of the best answer or of weighted ones (dashed), on
-Min, Mode and Skew Length. Below, where there are several, the reward at the end at each learning
+Min, Mode and Skew Length, each at its own learning rate. Below, the reward at the end at every
 rate.
 
 Claim: a negative gradient leaves the region of the data where the peak lies outside it, and is not
@@ -26,36 +26,30 @@ TITLES = {
 def draw(result: Result) -> Figure:
     """Draw the result of ``experiments/llm/negative_gradient.py``."""
     settings = result.settings
-    learning_rates = settings["learning_rates"]
-    middle = len(learning_rates) // 2
-    rows = 1 + (len(learning_rates) > 1)
-    figure, axes = style.canvas(
-        rows, len(settings["tasks"]), height=0.5 + 4.25 * rows, width=14.0, sharey=True
-    )
-    for column, task in enumerate(settings["tasks"]):
+    tasks = settings["tasks"]
+    figure, axes = style.canvas(2, len(tasks), height=9.0, width=14.0, sharey="row")
+    for column, task in enumerate(tasks):
         gain = result.arrays["gain"][column]
-        curves(axes[0, column], result, gain[:, middle])
+        best = result.arrays["best"][column]
+        curves(axes[0, column], result, gain[np.arange(len(best)), best])
         style.panel_title(axes[0, column], TITLES[task])
-        if rows > 1:
-            rates(axes[1, column], result, gain[..., -1])
-            style.panel_title(axes[1, column], "At each learning rate" if column == 0 else "")
-            axes[1, 0].set_ylabel("gold reward at the end")
+        rates(axes[1, column], result, gain[..., -1])
+        style.panel_title(axes[1, column], "At each learning rate" if column == 0 else "")
+    axes[1, 0].set_ylabel("gold reward at the end")
     axes[0, 0].set_ylabel("gold reward, share of the gain")
     style.footnote(
         figure,
-        f"Learning rate {learning_rates[middle]:g}. {settings['prompts']} prompts x "
-        f"{settings['responses']} answers, ordered by gold; {settings['batch']} prompts in a "
-        "step.\n0 is the "
-        "reference, 1 a policy that always does what the task asks. Bands: 95% intervals over "
-        f"n = {settings['seeds']} seeds.",
+        f"Above: each method at the learning rate at which it ends highest. {settings['prompts']} "
+        f"prompts x {settings['responses']} answers, ordered by gold; {settings['batch']} prompts "
+        "in a step.\n0 is the reference, 1 a policy that always does what the task asks. Bands: "
+        f"95% intervals over n = {settings['seeds']} seeds. Below: a dot for each seed, an arrow\n"
+        "for one that ends lower still, and a line through their median.",
     )
     return figure
 
 
-def limits(result: Result) -> dict[str, object]:
-    """From the worst mean to the best there is."""
-    low = float(result.arrays["gain"].mean(axis=-2).min())
-    return {"ylim": (max(min(low, 0) - 0.05, -1.05), 1.03), "yticks": [0, 0.5, 1]}
+LOWEST = -1.05
+"""Of what is shown: a policy that has gone as far wrong as there is to gain."""
 
 
 def curves(ax: Axes, result: Result, gain: np.ndarray) -> None:
@@ -66,20 +60,32 @@ def curves(ax: Axes, result: Result, gain: np.ndarray) -> None:
     for name, objective, values in looks:
         x, y = style.curve(ax, step, values, objective)
         ends.append((x, y, name, style.COLOURS[objective]))
-    ax.set(xlim=(0, step[-1]), xlabel="gradient steps", **limits(result))
+    ax.set(xlim=(0, step[-1]), xlabel="gradient steps", ylim=(-0.05, 1.03), yticks=[0, 0.5, 1])
     style.label_ends(ax, ends, gap=0.075)
 
 
 def rates(ax: Axes, result: Result, final: np.ndarray) -> None:
-    """Gain at the end at each learning rate, [methods, learning rates, seeds]."""
+    """Gain at the end at each learning rate, [methods, learning rates, seeds].
+
+    Seeds are shown one by one: some of a method's policies break where others arrive, and a mean
+    with a band would say neither.
+    """
     settings, ends = result.settings, []
-    x = np.array(settings["learning_rates"])
-    looks = zip(settings["methods"], settings["objectives"], final, strict=True)
-    for name, objective, values in looks:
-        end = style.curve(ax, x, values.T, objective, marker="o")
-        ends.append((*end, name, style.COLOURS[objective]))
-    ax.set(xscale="log", xlim=(x[0] / 1.15, x[-1] * 1.15), xlabel="learning rate")
-    ax.set(**limits(result))
-    ax.set_xticks(x, [f"{rate:g}" for rate in x])
+    rate = np.array(settings["learning_rates"])
+    beside = 1 + 0.05 * (np.arange(len(final)) - (len(final) - 1) / 2)
+    looks = zip(settings["methods"], settings["objectives"], final, beside, strict=True)
+    for name, objective, values, shift in looks:
+        colour, middle = style.COLOURS[objective], np.median(values, axis=1)
+        shown = np.clip(middle, LOWEST, None)
+        ax.plot(rate * shift, shown, color=colour, linestyle=style.line_of(objective))
+        for x, seeds in zip(rate * shift, values, strict=True):
+            inside = seeds >= LOWEST
+            marks = {"color": colour, "linestyle": "", "alpha": 0.6}
+            ax.plot([x] * inside.sum(), seeds[inside], marker="o", markersize=5, **marks)
+            ax.plot([x] * (~inside).sum(), [LOWEST + 0.04] * (~inside).sum(), marker="v", **marks)
+        ends.append((rate[-1] * shift, shown[-1], name, colour))
+    ax.set(xscale="log", xlim=(rate[0] / 1.2, rate[-1] * 1.2), xlabel="learning rate")
+    ax.set(ylim=(LOWEST, 1.03), yticks=[-1, 0, 1])
+    ax.set_xticks(rate, [f"{value:g}" for value in rate])
     ax.minorticks_off()
     style.label_ends(ax, ends, gap=0.075)

@@ -68,7 +68,12 @@ def run(size: Size) -> Result:
     return Result(
         name="text_negative_gradient",
         verdicts=judge(final),
-        arrays={"step": steps_of(study, cell(MODE, IMITATION, LEARNING_RATES[0])), "gain": gains},
+        arrays={
+            "step": steps_of(study, cell(MODE, IMITATION, LEARNING_RATES[0])),
+            "gain": gains,
+            # The learning rate at which each method ends highest on each task.
+            "best": np.array([[favourite(final[t, m]) for m in NAMES] for t in TASKS]),
+        },
         settings={
             "tasks": list(TASKS),
             "methods": [METHODS[name].title for name in NAMES],

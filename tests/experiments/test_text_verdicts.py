@@ -260,6 +260,7 @@ def made_up() -> dict[str, tuple]:
                 "gain": np.array(
                     [[[rise()] * rates for _ in negative_gradient.NAMES] for _ in TASKS]
                 ),
+                "best": np.zeros((len(TASKS), len(negative_gradient.NAMES)), int),
             },
             named(negative_gradient) | {"learning_rates": list(LEARNING_RATES)},
         ),
