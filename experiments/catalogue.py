@@ -60,12 +60,12 @@ BANDIT: dict[str, Experiment] = {
 
 TEXT: dict[str, Experiment] = {
     "text_environment": on_text("What do reference, tasks and proxies look like?", 180),
-    "text_on_policy": on_text("What does stale data cost on text?", 900),
-    "text_reuse": on_text("How often may the same answers be used?", 300),
-    "text_negative_gradient": on_text("Offline on text: does pushing beat pulling?", 600),
-    "text_mechanism": on_text("Whose probability falls on text?", 240),
-    "text_complementarity": on_text("Do on-policy data and a negative gradient add up?", 600),
-    "text_frontier": on_text("How much reward per nat, and how much of it is real?", 600),
+    "text_on_policy": on_text("What does stale data cost on text?", 3000),
+    "text_reuse": on_text("How often may the same answers be used?", 960),
+    "text_negative_gradient": on_text("Offline on text: does pushing beat pulling?", 2000),
+    "text_mechanism": on_text("Whose probability falls on text?", 500),
+    "text_complementarity": on_text("Do on-policy data and a negative gradient add up?", 6600),
+    "text_frontier": on_text("How much reward per nat, and how much of it is real?", 2800),
 }
 
 CATALOGUE = BANDIT | TEXT

@@ -1,7 +1,7 @@
 """Do on-policy data and a negative gradient add up, on text?
 
-Command: ``modeseek reproduce text_complementarity``. Hardware and time: 5 minutes on two cores, and
-what ``text_on_policy`` and ``text_negative_gradient`` take where they have not run. Feeds
+Command: ``modeseek reproduce text_complementarity``. Hardware and time: 38 minutes on two
+cores, and what ``text_negative_gradient`` takes where it has not run. Feeds
 ``figures/text_complementarity.py``.
 
 Offline methods learn from 512 prompts with four answers each, ordered by the gold reward. Online

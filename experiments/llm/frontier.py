@@ -1,6 +1,6 @@
 """How much reward does each method buy per nat of KL on text, and how much of it is real?
 
-Command: ``modeseek reproduce text_frontier``. Hardware and time: 6 minutes on two cores, and what
+Command: ``modeseek reproduce text_frontier``. Hardware and time: 5 minutes on two cores, and what
 ``text_complementarity`` takes where it has not run. Feeds ``figures/text_frontier.py``.
 
 The paths are those of ``complementarity``: gold reward against KL(pi || pi_ref), in nats per

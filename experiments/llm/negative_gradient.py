@@ -1,6 +1,6 @@
 """Offline on text: does pushing bad answers down beat only pulling good ones up?
 
-Command: ``modeseek reproduce text_negative_gradient``. Hardware and time: 8 minutes on two cores.
+Command: ``modeseek reproduce text_negative_gradient``. Hardware and time: 17 minutes on two cores.
 Feeds ``figures/text_negative_gradient.py``.
 
 Every method sees the same data: 512 prompts with N = 4 answers each, ordered by the gold reward,

@@ -1,6 +1,6 @@
 """What does stale data cost on text, and whom?
 
-Command: ``modeseek reproduce text_on_policy``. Hardware and time: 12 minutes on two cores. Feeds
+Command: ``modeseek reproduce text_on_policy``. Hardware and time: 25 minutes on two cores. Feeds
 ``figures/text_on_policy.py``.
 
 Every gradient step uses M = 8 prompts with N = 4 answers, each once (T = 1). What varies is how

@@ -1,6 +1,6 @@
 """How often may the same answers be used on text, and which axis says so?
 
-Command: ``modeseek reproduce text_reuse``. Hardware and time: 5 minutes on two cores. Feeds
+Command: ``modeseek reproduce text_reuse``. Hardware and time: 8 minutes on two cores. Feeds
 ``figures/text_reuse.py``.
 
 Every round the policy answers M = 8 prompts N = 4 times under Min Length, and T gradient steps are
