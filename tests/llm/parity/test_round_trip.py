@@ -114,7 +114,8 @@ def test_a_model_goes_through_the_decoder_and_back_bit_for_bit(name: str, tmp_pa
         assert value.dtype == after[key].dtype
         assert value.tobytes() == after[key].tobytes(), key
     again = reload(tmp_path / "out")
-    np.testing.assert_array_equal(torch_logits(again), torch_logits(model))
+    # The weights are the same bits; torch's arithmetic need not be, from one call to the next.
+    np.testing.assert_allclose(torch_logits(again), torch_logits(model), atol=1e-5)
     assert continuation(again) == continuation(model)
 
 
@@ -133,7 +134,7 @@ def test_bfloat16_shards_of_transformers_are_read_and_written(tmp_path: Path) ->
     )
     assert before == after
     first, second = (torch_logits(reload(tmp_path / name)) for name in ("in", "out"))
-    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, second, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "gemma2"])
