@@ -206,9 +206,11 @@ def test_equal_models_are_at_no_distance_at_any_temperature(pieces, policy, rule
     given = trainable, Fixed(frozen, None if adapted else values), pieces[0]
     judged = jax.jit(learner.judge)(*given)
     assert not np.any(judged.forward_kl) and not np.any(judged.reverse_kl)
-    np.testing.assert_array_equal(judged.logp, judged.ref_logp)
+    np.testing.assert_allclose(judged.logp, judged.ref_logp, rtol=1e-6)
+    # In the program of a step, which also differentiates, the last bit is the compiler's.
     found = jax.jit(learner.sums)(*given, DPO()).metrics
-    assert all(found[name][0] == 0 for name in (*DIVERGENCES, "chosen_log_ratio", "margin"))
+    for name in (*DIVERGENCES, "chosen_log_ratio", "margin"):
+        np.testing.assert_allclose(found[name][0], 0, atol=1e-4)
 
 
 def test_what_was_known_when_a_response_was_written_reaches_the_objective(decoder, pieces, policy):
