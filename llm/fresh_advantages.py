@@ -66,7 +66,12 @@ class Carried:
         return asdict(self)
 
     def measured_by(self, reward: Float64[np.ndarray, " R"]) -> "Carried":
-        """With a scale on which these rewards have mean 0 and deviation 1, unless there is one."""
+        """With a scale on which these rewards have mean 0 and deviation 1, unless there is one.
+
+        Source: Ziegler et al. 2019, arXiv:1909.08593, who normalise a reward model so under the
+            reference.
+        Differs: the reference's responses are those of the first collection.
+        """
         if self.unit or not reward.size:
             return self
         spread = float(reward.std())
