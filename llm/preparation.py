@@ -24,7 +24,7 @@ from llm.journal import check_loggers
 from llm.lock import check_unused
 from llm.model.architecture import Architecture
 from llm.reference import data_fingerprint, model_fingerprint
-from llm.rewards import Reward, RewardContext, identity, only_compares, read_reward
+from llm.rewards import Person, Reward, RewardContext, identity, only_compares, read_reward
 from llm.settings import (
     NEEDS_REFERENCE,
     ONLINE_RECIPES,
@@ -126,7 +126,15 @@ class Prepared:
         return self.name == REWARD_MODEL
 
 
-def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], None]) -> Prepared:
+def prepare(
+    name: str,
+    recipe: Recipe,
+    settings: Training,
+    say: Callable[[str], None],
+    *,
+    people: bool = False,
+    responses: bool = False,
+) -> Prepared:
     """Read and check what a run needs, all but the weights.
 
     Args:
@@ -134,6 +142,8 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
         recipe: the method.
         settings: what was asked for.
         say: told what is worth knowing, a sentence at a time.
+        people: whether there is a way to ask a person.
+        responses: whether those of the data set are wanted though the policy writes its own.
 
     Raises:
         ValueError: names what does not fit, where it stands and what to do.
@@ -155,6 +165,7 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     )
     if is_online(recipe):
         check_judges(recipe, reward, gold)
+        check_people(None if people else reward, gold)
     examples, aside = read_data(name, settings, say)
     folder = model_folder(settings, say)
     config, architecture = read_config(folder), read_architecture(folder)
@@ -169,7 +180,7 @@ def prepare(name: str, recipe: Recipe, settings: Training, say: Callable[[str], 
     }
     if is_online(recipe):
         reading = with_room(reading, settings, architecture.max_positions)
-        limits["prompts_only"] = not settings.offline
+        limits["prompts_only"] = not (settings.offline or responses)
     else:
         limits["pairs"] = type(recipe.objective).__name__ in NEEDS_PAIRS
     groups = tokenize(examples, tokenizer, reading, **limits, say=say)
@@ -245,6 +256,15 @@ def check_judges(recipe: Recipe, *rewards: Reward | None) -> None:
                 f"{reward.name} compares the responses to a prompt, and --collection.responses is "
                 f"{recipe.collection.responses}: give 2 or more."
             )
+
+
+def check_people(*rewards: Reward | None) -> None:
+    """Raise ValueError if a person would have to be asked."""
+    if any(isinstance(reward, Person) for reward in rewards):
+        raise ValueError(
+            "a person labels pairs of `modeseek active --reward person` and nothing else: give "
+            "another reward here."
+        )
 
 
 def with_room(reading: DataSettings, settings: Training, context: int) -> DataSettings:

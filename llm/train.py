@@ -166,10 +166,12 @@ class Stored:
         plan: of all steps.
         begin: steps taken before.
         put: places a batch on the devices.
+        before: steps of the run before the first of the plan.
     """
 
-    def __init__(self, plan: Plan, begin: int, put: Put) -> None:
-        self.plan, self.loader = plan, Loader(plan, begin, put)
+    def __init__(self, plan: Plan, begin: int, put: Put, before: int = 0) -> None:
+        self.plan, self.before = plan, before
+        self.loader = Loader(plan, begin - before, put)
 
     @property
     def stalls(self) -> int:
@@ -186,7 +188,7 @@ class Stored:
 
     def plan_at(self, number: int) -> tuple[Plan, int]:
         """There is one plan."""
-        return self.plan, number - 1
+        return self.plan, number - 1 - self.before
 
     def close(self) -> None:
         """End the loader's thread."""
@@ -280,8 +282,9 @@ def run(
                     read(*pending)
                     pending = None
                     # A checkpoint of a step is saved last: what it stands for has been written.
-                    if look:
-                        journal.write(number, "eval", evaluate(state.trainable), clock.line())
+                    found = evaluate(state.trainable) if look else {}
+                    if found:
+                        journal.write(number, "eval", found, clock.line())
                     saver.save(number, state)
         except NotFinite as found:
             state = replace(state, finite=jax.device_put(np.ones((), bool)))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from modeseek.terminal import harmless
 from modeseek.train import quiet
 
 SEGMENT = 8
@@ -257,14 +257,6 @@ def whole_characters(text: str) -> str:
     while end and text[end - 1] == "\ufffd" and len(text) - end < SPARE:
         end -= 1
     return text[:end]
-
-
-def harmless(text: str) -> str:
-    """A text whose control characters, which could take over a terminal, are replaced."""
-    return "".join(
-        "\ufffd" if unicodedata.category(sign) == "Cc" and sign not in "\n\t" else sign
-        for sign in text
-    )
 
 
 def embedded(console: Console) -> Any:

@@ -15,6 +15,8 @@ COMMANDS = {
     "bandit": "one recipe on one problem: a table and a picture in seconds",
     "objectives": "every objective with its place in the paper's taxonomy",
     "train": "fine-tune a language model, on data that exist or on what it writes itself",
+    "active": "choose which pairs to have labelled, learn from the labels, choose again",
+    "label": "answer by hand what `active` asks: two responses, one key",
     "inspect-data": "what a model would be trained on: rows token by token, with masks",
     "evaluate": "held-out loss, preference accuracy with intervals, exact KLs",
     "plot": "the curves of one or more training runs",

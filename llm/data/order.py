@@ -68,9 +68,12 @@ class Order:
         Returns:
             ``batch_size`` rows in [0, size).
         """
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
-        epochs, within = np.divmod(places, self.size)
-        rows = np.empty(self.batch_size, np.int64)
+        return self.rows(step * self.batch_size, self.batch_size)
+
+    def rows(self, start: int, many: int) -> Int64[np.ndarray, " many"]:
+        """Rows of the data set at some places of the sequence, counted from 0."""
+        epochs, within = np.divmod(np.arange(start, start + many, dtype=np.int64), self.size)
+        rows = np.empty(many, np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             rows[here] = permute(within[here], self.size, self.seed, int(epoch))

@@ -13,12 +13,14 @@ from llm.rewards.contract import (
     Written,
     only_compares,
 )
+from llm.rewards.person import Person
 from llm.rewards.settings import JudgeSettings, RewardSettings
 from llm.rewards.specs import identity, read_reward
 
 __all__ = [
     "JudgeSettings",
     "PerResponse",
+    "Person",
     "Reward",
     "RewardContext",
     "RewardError",

@@ -21,6 +21,7 @@ import numpy as np
 from llm.embedded.language import PREFERENCES
 from llm.rewards import functions, lengths, words
 from llm.rewards.contract import PerResponse, Reward, RewardContext, Written
+from llm.rewards.person import Person
 from llm.rewards.settings import RewardSettings
 
 TERM = re.compile(r"(?:([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*\*\s*|(-)\s*)?(.+)", re.S | re.I)
@@ -135,6 +136,7 @@ KINDS: dict[str, Kind] = {
         lambda a: functions.python(a.name, a.argument),
     ),
     "judge": Kind("MODEL", "what a language model prefers, in pairs", make_judge),
+    "person": Kind("", "what a person prefers, in `modeseek active`", lambda a: Person(a.name)),
 }
 """Every kind of reward by name."""
 

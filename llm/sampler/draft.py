@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from llm.model import Decoder
 from llm.model.attention import Cache, empty_cache
-from llm.sampler.draws import Rule, draw
+from llm.sampler.draws import Rule, draw, logp_of
 
 
 class Draft(NamedTuple):
@@ -32,7 +32,8 @@ class Draft(NamedTuple):
         position: of the next token in its sequence, the prompt included.
         step: tokens written by every row that is not done.
         tokens: 0 where nothing is written.
-        logp: of the tokens, nats; 0 where nothing is written.
+        logp: of the tokens as they were drawn, nats; 0 where nothing is written.
+        model_logp: of the tokens under the model itself, likewise.
         length: tokens of each row.
         done: rows that ended.
     """
@@ -44,6 +45,7 @@ class Draft(NamedTuple):
     step: Int[Array, ""]
     tokens: Int[Array, "R T"]
     logp: Float[Array, "R T"]
+    model_logp: Float[Array, "R T"]
     length: Int[Array, " R"]
     done: Bool[Array, " R"]
 
@@ -107,6 +109,7 @@ def begin(
         step=jnp.zeros((), jnp.int32),
         tokens=jnp.zeros((B * N, room), jnp.int32),
         logp=jnp.zeros((B * N, room), jnp.float32),
+        model_logp=jnp.zeros((B * N, room), jnp.float32),
         length=jnp.zeros(B * N, jnp.int32),
         done=last < 0,
     )
@@ -140,13 +143,14 @@ def grow(draft: Draft, *, slots: int) -> Draft:
         cache=longer(draft.cache, slots),
         tokens=jnp.pad(draft.tokens, behind),
         logp=jnp.pad(draft.logp, behind),
+        model_logp=jnp.pad(draft.model_logp, behind),
     )
 
 
 @jax.jit
 def keep(draft: Draft, rows: Int[Array, " kept"]) -> Draft:
     """Some rows of a draft, in the order in which they are named."""
-    own = ("hidden", "key", "position", "tokens", "logp", "length", "done")
+    own = ("hidden", "key", "position", "tokens", "logp", "model_logp", "length", "done")
     return draft._replace(
         cache=on_rows(draft.cache, lambda x, axis: jnp.take(x, rows, axis)),
         **{name: getattr(draft, name)[rows] for name in own},
@@ -178,9 +182,11 @@ def write(graphdef: Any, weights: Any, draft: Draft, stops: Stops, *, rule: Rule
         def uniform(key: Array) -> Array:
             return jax.random.uniform(jax.random.fold_in(key, draft.step), (2,))
 
-        logits = allowed(decoder.logits(draft.hidden), draft.step)
-        token, logp = draw(logits, jax.vmap(uniform)(draft.key), rule)
-        token, logp = jnp.where(draft.done, 0, token), jnp.where(draft.done, 0, logp)
+        logits = decoder.logits(draft.hidden)
+        token, logp = draw(allowed(logits, draft.step), jax.vmap(uniform)(draft.key), rule)
+        # Under the untouched rule the two are one, and the second pass over the logits is saved.
+        own = logp if rule == Rule() else logp_of(logits, token)
+        token, logp, own = (jnp.where(draft.done, 0, values) for values in (token, logp, own))
         done = draft.done | jnp.any(token[:, None] == stops.tokens[None, :], axis=1)
         # A row that is done adds padding to its cache.
         position = jnp.where(done, -1, draft.position)
@@ -194,6 +200,7 @@ def write(graphdef: Any, weights: Any, draft: Draft, stops: Stops, *, rule: Rule
             step=draft.step + 1,
             tokens=jax.lax.dynamic_update_slice(draft.tokens, token[:, None], at),
             logp=jax.lax.dynamic_update_slice(draft.logp, logp[:, None], at),
+            model_logp=jax.lax.dynamic_update_slice(draft.model_logp, own[:, None], at),
             length=draft.length + ~draft.done,
             done=done,
         )

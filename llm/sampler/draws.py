@@ -65,6 +65,12 @@ def draw(
     return token, exponent - jnp.log(jnp.sum(mass, axis=1))
 
 
+def logp_of(logits: Float[Array, "R V"], token: Int[Array, " R"]) -> Float[Array, " R"]:
+    """Log-probabilities of tokens under the model itself, nats."""
+    chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
+    return chosen - jax.nn.logsumexp(logits, axis=1)
+
+
 def invert(weights: Float[Array, "R W"], uniform: Float[Array, " R"]) -> Int[Array, " R"]:
     """The first index at which the running sum of the weights passes a share of the total.
 

@@ -37,12 +37,22 @@ class Sample(NamedTuple):
         tokens: with the stop token that ended it, if one did.
         logp: of each token under the distribution it was drawn from, nats; 0 at temperature 0,
             where nothing else could be drawn.
+        model_logp: of each token under the model itself, at temperature 1 and without truncation,
+            nats; where the rule is just that, the same numbers.
         finished: False if it was cut by the limit.
     """
 
     tokens: Int32[np.ndarray, " T"]
     logp: Float32[np.ndarray, " T"]
+    model_logp: Float32[np.ndarray, " T"]
     finished: bool
+
+    def cut(self, length: int) -> "Sample":
+        """What a limit of so many tokens would have left of it."""
+        if length >= len(self.tokens):
+            return self
+        short = (values[:length] for values in (self.tokens, self.logp, self.model_logp))
+        return Sample(*short, finished=False)
 
 
 def sample(
@@ -187,7 +197,7 @@ def looks(
             for row, part in look.items():
                 end = completed(part.tokens, strings, decode, seen=before, least=least)
                 if end is not None:
-                    look[row] = Sample(part.tokens[:end], part.logp[:end], True)
+                    look[row] = part.cut(end)._replace(finished=True)
             ended = [row in look and look[row].finished for row in range(len(name))]
             draft = draft._replace(done=put(~going | np.array(ended)))
         yield {int(name[row]): part for row, part in look.items()}
@@ -196,8 +206,8 @@ def looks(
 
 def collect(draft: Draft) -> list[Sample]:
     """The responses on the host as far as they are, one per row; a padding row's is empty."""
-    tokens, logp, length, done = jax.device_get(
-        (draft.tokens, draft.logp, draft.length, draft.done)
+    tokens, logp, own, length, done = jax.device_get(
+        (draft.tokens, draft.logp, draft.model_logp, draft.length, draft.done)
     )
     if not np.isfinite(logp).all():
         raise ValueError(
@@ -205,7 +215,7 @@ def collect(draft: Draft) -> list[Sample]:
             "are broken, or its numbers too large for the dtype."
         )
     return [
-        Sample(tokens[row, :size].copy(), logp[row, :size].copy(), bool(done[row]))
+        Sample(*(x[row, :size].copy() for x in (tokens, logp, own)), finished=bool(done[row]))
         for row, size in enumerate(length)
     ]
 

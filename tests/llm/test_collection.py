@@ -46,6 +46,7 @@ class Parrot:
                 Sample(
                     np.append(ids(f"{number}{'abc'[n]}"), np.int32(EOS)),
                     np.full(len(f"{number}") + 2, -0.5 - n, np.float32),
+                    np.full(len(f"{number}") + 2, -0.5 - n, np.float32),
                     n == 0,
                 )
                 for n in range(settings.responses)
@@ -243,7 +244,7 @@ class Silent(Parrot):
     """Has nothing to say, except to every second prompt."""
 
     def write(self, prompts: Any, settings: Sampling, prompt_ids: Any) -> list[list[Sample]]:
-        nothing = Sample(np.array([EOS], np.int32), np.zeros(1, np.float32), True)
+        nothing = Sample(np.array([EOS], np.int32), *np.zeros((2, 1), np.float32), True)
         said = super().write(prompts, settings, prompt_ids)
         return [[nothing] if number % 2 else s for number, s in zip(prompt_ids, said, strict=True)]
 

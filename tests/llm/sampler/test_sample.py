@@ -81,6 +81,7 @@ def assert_same(ours, theirs, rounding=1e-5):
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one.tokens, other.tokens)
         np.testing.assert_allclose(one.logp, other.logp, atol=rounding)
+        np.testing.assert_allclose(one.model_logp, other.model_logp, atol=rounding)
         assert one.finished == other.finished
 
 
@@ -129,18 +130,34 @@ def test_logp_is_what_the_log_prob_primitive_says(family):
     for prompt, group in zip(asked, sample(decoder, asked, SETTINGS), strict=True):
         for answer in group:
             sequence = np.concatenate([prompt, answer.tokens])
-            scored = primitive(
-                without_cache(decoder, sequence)[0],
-                decoder.output_matrix,
-                jnp.arange(39),
-                np.pad(sequence, (0, 40 - len(sequence)))[1:],
-                np.array([39]),
-                temperature=0.7,
-                softcap=decoder.architecture.logits_softcap,
-            )
-            ours = np.asarray(scored.logp)[len(prompt) - 1 :][: len(answer.tokens)]
-            np.testing.assert_allclose(answer.logp, ours, atol=1e-4)
-            assert answer.logp.min() < -0.5
+            for temperature, ours in ((0.7, answer.logp), (1.0, answer.model_logp)):
+                scored = primitive(
+                    without_cache(decoder, sequence)[0],
+                    decoder.output_matrix,
+                    jnp.arange(39),
+                    np.pad(sequence, (0, 40 - len(sequence)))[1:],
+                    np.array([39]),
+                    temperature=temperature,
+                    softcap=decoder.architecture.logits_softcap,
+                )
+                theirs = np.asarray(scored.logp)[len(prompt) - 1 :][: len(answer.tokens)]
+                np.testing.assert_allclose(ours, theirs, atol=1e-4)
+                assert ours.min() < -0.5
+
+
+def test_the_models_own_logp_is_that_drawn_from_where_nothing_changes_the_distribution():
+    settings = dataclasses.replace(SETTINGS, temperature=1.0)
+    for group in sample(tiny(), prompts(), settings):
+        for answer in group:
+            np.testing.assert_array_equal(answer.logp, answer.model_logp)
+
+
+def test_a_cut_response_is_what_a_lower_limit_would_have_left():
+    shorter = dataclasses.replace(SETTINGS, max_new_tokens=5)
+    for long, short in zip(
+        sample(tiny(), prompts(), SETTINGS), sample(tiny(), prompts(), shorter), strict=True
+    ):
+        assert_same([answer.cut(5) for answer in long], short)
 
 
 def test_a_response_ends_with_the_first_stop_token_or_at_the_limit():
