@@ -4,6 +4,9 @@ Labels are what costs. Each round samples candidate pairs from the policy as it 
 an acquisition function, buys labels for the best few, and fine-tunes the policy with DPO on all
 labels bought so far. Contexts share a network, so a label in one context teaches about the others.
 
+On a bandit the right answer is known, so there is one acquisition function that nobody could use
+elsewhere: ``"regret"`` knows the reward, and shows what there is to gain.
+
 Every acquisition function is computed in every round and a number says which one decides, so that
 all of them, and all seeds, are one program.
 
@@ -55,8 +58,9 @@ ACQUISITIONS = (
     "hybrid",
     "disagreement",
     "diverse",
+    "regret",
 )
-"""The acquisition functions by name, in the order of their numbers."""
+"""The acquisition functions by name, in the order of their numbers; the last knows the reward."""
 
 
 @pytree
@@ -77,7 +81,8 @@ class Campaign:
         members: M, networks trained apart for ``"disagreement"``; the first is the policy.
         steps: gradient steps in each round.
         batch: labels per gradient step, drawn from all bought so far.
-        restart: learn from the reference anew in each round instead of going on from the last.
+        restart: learn from the reference anew in each round instead of going on from the last; may
+            be traced.
 
     Source: Muldrew et al. 2024, arXiv:2402.08114, Algorithm 1.
 
@@ -100,7 +105,7 @@ class Campaign:
     members: int = structure(default=3)
     steps: int = structure(default=30)
     batch: int = structure(default=32)
-    restart: bool = False
+    restart: bool | Bool[Array, ""] = False
 
     def __post_init__(self) -> None:
         require_nonnegative(self, "label_temperature")
@@ -109,6 +114,21 @@ class Campaign:
         require(self.labels <= self.pool, self, "labels", f"at most pool={self.pool}")
         require(self.pool <= self.candidates, self, "pool", f"at most {self.candidates}")
         check_learning_rate(self.learning_rate)
+
+
+@pytree
+class Start:
+    """Where a campaign begins: it depends on the seed and the reference, not on what is bought.
+
+    Attributes:
+        prompts: all contexts there are to ask about.
+        held_out: the contexts that traces are measured on.
+        members: parameters of every ensemble member, each an imitation of the reference.
+    """
+
+    prompts: Prompts
+    held_out: Prompts
+    members: Params
 
 
 @pytree
@@ -132,21 +152,62 @@ class Labelled:
 class ActiveTrace:
     """A campaign, measured after each round; the first record is the start.
 
+    The means over "the pairs bought in this round" are of the policy that bought them, and 0 at the
+    start. A label is worth what the policy stands to lose without it, and that has two factors:
+    what is at stake in the pair, and how wrong the policy is about it.
+
     Attributes:
         labels: bought so far.
         reward: expected reward on held-out contexts, exact.
         probability: of every bin, averaged over those contexts.
-        surprise: share of the pairs bought in this round that the policy ranked the other way; a
-            tie counts half. 0 at the start.
+        surprise: share of the pairs bought in this round whose label is not what the policy
+            expected; a tie counts half.
+        truth: share of them whose label puts the response of higher reward first.
+        stake: mean difference in reward between the two responses of a pair.
+        wrongness: mean probability that the policy's implicit rewards give to the worse response.
+        regret: mean product of the two.
+        choice: share of all candidates of the round whose two responses differ.
     """
 
     labels: Int[Array, " R"]
     reward: Float[Array, " R"]
     probability: Float[Array, "R K"]
     surprise: Float[Array, " R"]
+    truth: Float[Array, " R"]
+    stake: Float[Array, " R"]
+    wrongness: Float[Array, " R"]
+    regret: Float[Array, " R"]
+    choice: Float[Array, " R"]
 
 
-def active(campaign: Campaign, problem: Problem, policy: Policy, key: PRNGKeyArray) -> ActiveTrace:
+PURCHASE = ("surprise", "truth", "stake", "wrongness", "regret", "choice")
+"""What ``ask`` measures of the pairs bought."""
+
+
+def prepare(campaign: Campaign, problem: Problem, policy: Policy, key: PRNGKeyArray) -> Start:
+    """Draw contexts and fit the ensemble to the reference.
+
+    Args:
+        campaign: how many contexts and members.
+        problem: holds the reference.
+        policy: what is trained.
+        key: the one that ``active`` will be called with.
+    """
+    prompt_key, held_out_key, init_key, _ = jax.random.split(key, 4)
+    prompts = policy.prompts(prompt_key, campaign.prompts)
+    held_out = policy.held_out(held_out_key, prompts)
+    member_keys = jax.random.split(init_key, campaign.members)
+    members = jax.vmap(lambda key: policy.init(key, problem, prompts))(member_keys)
+    return Start(prompts, held_out, members)
+
+
+def active(
+    campaign: Campaign,
+    problem: Problem,
+    policy: Policy,
+    key: PRNGKeyArray,
+    start: Start | None = None,
+) -> ActiveTrace:
     """Buy labels in rounds and learn from them; pure and traceable, so ``vmap`` it.
 
     Args:
@@ -154,15 +215,14 @@ def active(campaign: Campaign, problem: Problem, policy: Policy, key: PRNGKeyArr
         problem: one-token responses; its reward labels the pairs.
         policy: what is trained.
         key: consumed.
+        start: what ``prepare`` makes of the same key, if it is there already.
 
     Returns:
         ``rounds + 1`` records.
     """
-    prompt_key, held_out_key, init_key, run_key = jax.random.split(key, 4)
-    prompts = policy.prompts(prompt_key, campaign.prompts)
-    held_out = policy.held_out(held_out_key, prompts)
-    member_keys = jax.random.split(init_key, campaign.members)
-    start = jax.vmap(lambda key: policy.init(key, problem, prompts))(member_keys)
+    *_, run_key = jax.random.split(key, 4)
+    start = prepare(campaign, problem, policy, key) if start is None else start
+    prompts, held_out, reference = start.prompts, start.held_out, start.members
     total = campaign.rounds * campaign.labels
     nothing = Labelled(
         jnp.zeros(total, jnp.int32),
@@ -171,7 +231,7 @@ def active(campaign: Campaign, problem: Problem, policy: Policy, key: PRNGKeyArr
         jnp.zeros(total, bool),
     )
 
-    def measured(members: Params, bought: Labelled, surprise: Float[Array, ""]) -> Measures:
+    def measured(members: Params, bought: Labelled, purchase: Measures) -> Measures:
         params = first(members)
         tokens = jnp.zeros((jax.tree.leaves(held_out)[0].shape[0], 1, 1), jnp.int32)
         p = jax.nn.softmax(policy.logits(params, held_out, tokens))[:, 0, 0]
@@ -179,14 +239,14 @@ def active(campaign: Campaign, problem: Problem, policy: Policy, key: PRNGKeyArr
             "labels": jnp.sum(bought.valid),
             "reward": jnp.mean(p @ problem.reward),
             "probability": jnp.mean(p, axis=0),
-            "surprise": surprise,
+            **purchase,
         }
 
     def one_round(carry: Any, now: Any) -> tuple[Any, Measures]:
         members, bought = carry
         number, key = now
         ask_key, train_key = jax.random.split(key)
-        fresh, surprise = ask(campaign, problem, policy, members, start, prompts, ask_key)
+        fresh, purchase = ask(campaign, problem, policy, members, reference, prompts, ask_key)
         at = number * campaign.labels
         bought = jax.tree.map(
             lambda all_of, some: jax.lax.dynamic_update_slice_in_dim(all_of, some, at, 0),
@@ -194,18 +254,20 @@ def active(campaign: Campaign, problem: Problem, policy: Policy, key: PRNGKeyArr
             fresh,
         )
 
-        def learned(params: Params, reference: Params, key: PRNGKeyArray) -> Params:
+        def learned(params: Params, own_start: Params, key: PRNGKeyArray) -> Params:
             known = at + campaign.labels
-            return learn(campaign, policy, params, reference, prompts, bought, known, key)
+            return learn(campaign, policy, params, own_start, prompts, bought, known, key)
 
-        begin = start if campaign.restart else members
+        begin = jax.tree.map(
+            lambda anew, on: jnp.where(campaign.restart, anew, on), reference, members
+        )
         member_keys = jax.random.split(train_key, campaign.members)
-        members = jax.vmap(learned)(begin, start, member_keys)
-        return (members, bought), measured(members, bought, surprise)
+        members = jax.vmap(learned)(begin, reference, member_keys)
+        return (members, bought), measured(members, bought, purchase)
 
     rounds = (jnp.arange(campaign.rounds), jax.random.split(run_key, campaign.rounds))
-    _, later = jax.lax.scan(one_round, (start, nothing), rounds)
-    before = measured(start, nothing, jnp.zeros(()))
+    _, later = jax.lax.scan(one_round, (reference, nothing), rounds)
+    before = measured(reference, nothing, {name: jnp.zeros(()) for name in PURCHASE})
     return ActiveTrace(**{k: jnp.concatenate([before[k][None], later[k]]) for k in before})
 
 
@@ -219,10 +281,10 @@ def ask(
     problem: Problem,
     policy: Policy,
     members: Params,
-    start: Params,
+    reference: Params,
     prompts: Prompts,
     key: PRNGKeyArray,
-) -> tuple[Labelled, Float[Array, ""]]:
+) -> tuple[Labelled, Measures]:
     """One round of buying: candidates from the policy, a choice among them, their labels.
 
     Args:
@@ -230,12 +292,12 @@ def ask(
         problem: labels the pairs.
         policy: what the parameters belong to.
         members: the ensemble as it is.
-        start: the same before any label: the reference of each.
+        reference: the same before any label: what the log-ratios of each are to.
         prompts: all contexts.
         key: consumed.
 
     Returns:
-        The labels, and how often they surprised the policy (see ``ActiveTrace``).
+        The labels, and the measures of ``PURCHASE`` (see ``ActiveTrace``).
     """
     prompt_key, pair_key, entropy_key, select_key, label_key = jax.random.split(key, 5)
     asked = jax.random.permutation(prompt_key, campaign.prompts)[: campaign.candidates]
@@ -249,28 +311,89 @@ def ask(
         S, S_ref = jnp.sum(logp, axis=-1), jnp.sum(ref_logp, axis=-1)
         return implicit_reward(S, S_ref, campaign.objective.beta)
 
-    h = jax.vmap(believed)(members, start)
+    h = jax.vmap(believed)(members, reference)
     guesses = policy.sample(params, contexts, entropy_key, campaign.samples, 1.0)
     S = jnp.sum(token_logp(policy, params, contexts, guesses), axis=-1)
-    picked = choose(campaign, h, predictive_entropy(S), tokens, problem.bins, select_key)
+    entropy = predictive_entropy(S)
+    reward = response_reward(problem, contexts, tokens)
+    picked = choose(campaign, h, entropy, reward, tokens, problem.bins, select_key)
 
-    pairs, belief = tokens[picked], h[0][picked]
-    reward = response_reward(problem, contexts, tokens)[picked]
+    label = labelled(campaign, reward[picked], label_key)
+    differ = jnp.any(tokens[:, 0] != tokens[:, 1], axis=-1)
+    bought = Labelled(asked[picked], tokens[picked], label, differ[picked])
+    purchase = purchased(h[0][picked], reward[picked], bought)
+    return bought, {**purchase, "choice": jnp.mean(differ)}
+
+
+def labelled(
+    campaign: Campaign, reward: Float[Array, "L 2"], key: PRNGKeyArray
+) -> Float[Array, "L 2"]:
+    """The label of each pair: 1 for the preferred response and 0 for the other.
+
+    Args:
+        campaign: holds the temperature of the labels.
+        reward: of both responses of each pair.
+        key: consumed; exact labels ignore it.
+    """
     exact = reward[:, 0] > reward[:, 1]
     temperature = jnp.maximum(campaign.label_temperature, jnp.finfo(reward.dtype).tiny)
-    noisy = bradley_terry(label_key, reward[:, 0], reward[:, 1], temperature)
+    noisy = bradley_terry(key, reward[:, 0], reward[:, 1], temperature)
     wins = jnp.where(campaign.label_temperature > 0, noisy, exact)
-    label = jnp.stack([wins, ~wins], axis=-1).astype(reward.dtype)
-    valid = jnp.any(pairs[:, 0] != pairs[:, 1], axis=-1)
-    right = jnp.sign(belief[:, 0] - belief[:, 1]) * (label[:, 0] - label[:, 1])
-    surprise = jnp.sum((1 - right) / 2, where=valid) / jnp.maximum(jnp.sum(valid), 1)
-    return Labelled(asked[picked], pairs, label, valid), surprise
+    return jnp.stack([wins, ~wins], axis=-1).astype(reward.dtype)
+
+
+def purchased(h: Float[Array, "L 2"], reward: Float[Array, "L 2"], bought: Labelled) -> Measures:
+    """What was bought, by the policy that bought it: means over the pairs that differ.
+
+    Args:
+        h: the policy's implicit reward of both responses of each pair.
+        reward: the true one.
+        bought: the labels.
+    """
+
+    def mean(values: Float[Array, " L"]) -> Float[Array, ""]:
+        return jnp.sum(values, where=bought.valid) / jnp.maximum(jnp.sum(bought.valid), 1)
+
+    def gap(values: Float[Array, "L 2"]) -> Float[Array, " L"]:
+        return values[:, 0] - values[:, 1]
+
+    label, belief, truth = gap(bought.reward), gap(h), gap(reward)
+    return {
+        "surprise": mean((1 - jnp.sign(belief) * label) / 2),
+        "truth": mean((1 + jnp.sign(truth) * label) / 2),
+        "stake": mean(jnp.abs(truth)),
+        "wrongness": mean(wrongness(h, reward)),
+        "regret": mean(regret(h, reward)),
+    }
+
+
+def wrongness(h: Float[Array, "P 2"], reward: Float[Array, "P 2"]) -> Float[Array, " P"]:
+    """Probability s(h_worse - h_better) that the policy would prefer the worse response.
+
+    It is also the weight of the pair in DPO's gradient, if the label is right.
+
+    Args:
+        h: implicit reward of both responses of each pair.
+        reward: the true one; says which response is the better.
+    """
+    return jax.nn.sigmoid(-(h[:, 0] - h[:, 1]) * jnp.sign(reward[:, 0] - reward[:, 1]))
+
+
+def regret(h: Float[Array, "P 2"], reward: Float[Array, "P 2"]) -> Float[Array, " P"]:
+    """Reward that a choice by the policy's implicit rewards would lose on each pair, expected.
+
+    Args:
+        h: implicit reward of both responses of each pair.
+        reward: the true one.
+    """
+    return wrongness(h, reward) * jnp.abs(reward[:, 0] - reward[:, 1])
 
 
 def choose(
     campaign: Campaign,
     h: Float[Array, "M P 2"],
     entropy: Float[Array, " P"],
+    reward: Float[Array, "P 2"],
     tokens: Int[Array, "P 2 T"],
     bins: int,
     key: PRNGKeyArray,
@@ -283,6 +406,7 @@ def choose(
         campaign: says which function decides.
         h: implicit reward of both responses of each candidate, for every member.
         entropy: predictive entropy of each candidate's context, nats.
+        reward: true reward of both responses; ``"regret"`` alone may look at it.
         tokens: both responses; their places among the bins are what ``"diverse"`` spreads over.
         bins: K.
         key: consumed; breaks ties.
@@ -301,6 +425,7 @@ def choose(
         "hybrid": hybrid(entropy, certainty, campaign.pool),
         "disagreement": disagreement(a, b),
         "diverse": certainty,
+        "regret": regret(h[0], reward),
     }
     stacked = jnp.stack([scores[name] for name in ACQUISITIONS])
     stacked = jnp.where(differ[None], stacked, -jnp.inf)

@@ -22,19 +22,24 @@ class Experiment:
         seconds: measured cost at default size on one core, compilation included.
         reads: experiments whose results it starts from.
         by_default: whether ``modeseek reproduce`` runs it without being asked by name.
-        study: which of the two halves it belongs to; its results lie in a folder of that name.
+        study: which study it belongs to; its results lie in a folder of that name.
     """
 
     question: str
     seconds: float
     reads: tuple[str, ...] = ()
     by_default: bool = True
-    study: Literal["bandit", "text"] = "bandit"
+    study: Literal["bandit", "text", "reviews"] = "bandit"
 
 
 def on_text(question: str, seconds: float) -> Experiment:
     """An experiment of the study on text; its cost includes the runs it shares with others."""
     return Experiment(question, seconds, by_default=False, study="text")
+
+
+def on_reviews(question: str, seconds: float) -> Experiment:
+    """An experiment of active preference learning on film reviews; likewise."""
+    return Experiment(question, seconds, by_default=False, study="reviews")
 
 
 BANDIT: dict[str, Experiment] = {
@@ -51,7 +56,7 @@ BANDIT: dict[str, Experiment] = {
     "frontier": Experiment(
         "How much reward does each method buy per nat of KL?", 2, ("complementarity",)
     ),
-    "acquisition": Experiment("Which labels are worth asking for?", 20),
+    "acquisition": Experiment("Which labels are worth asking for?", 50),
     "kl_estimators": Experiment("What does a KL penalty made of samples really pull towards?", 5),
     "calibration": Experiment(
         "Do independently measured numbers of the paper's equations agree?", 840, by_default=False
@@ -68,8 +73,17 @@ TEXT: dict[str, Experiment] = {
     "text_frontier": on_text("How much reward per nat, and how much of it is real?", 2800),
 }
 
-CATALOGUE = BANDIT | TEXT
-GROUPS = {"text": tuple(TEXT)}
+REVIEWS: dict[str, Experiment] = {
+    "reviews_acquisition": on_reviews("Which labels are worth asking for, on IMDB?", 3000),
+    "reviews_online": on_reviews("Does choosing pay where every label is used once?", 1500),
+    "reviews_beyond": on_reviews("Ensembles, diversity, pruning, adapters, a small judge", 4000),
+}
+
+STUDIES = {"text": "experiments.llm.study", "reviews": "experiments.reviews.campaigns"}
+"""Studies whose runs are kept apart from what is read from them, and the module that says where."""
+
+CATALOGUE = BANDIT | TEXT | REVIEWS
+GROUPS = {"text": tuple(TEXT), "reviews": tuple(REVIEWS)}
 """Names that stand for several experiments."""
 
 
@@ -108,20 +122,24 @@ def check_known(kind: str, name: str, known: Iterable[str]) -> None:
 
 def module_of(name: str) -> str:
     """The module that runs an experiment."""
-    if CATALOGUE[name].study == "text":
-        return f"experiments.llm.{name.removeprefix('text_')}"
-    return f"experiments.bandit.{name}"
+    study = CATALOGUE[name].study
+    return f"experiments.{FOLDERS[study]}.{name.removeprefix(f'{study}_')}"
+
+
+FOLDERS = {"bandit": "bandit", "text": "llm", "reviews": "reviews"}
+"""Where the experiments of a study stand."""
 
 
 def sources(name: str) -> list[Path]:
     """The code a result depends on: the floors below, the experiment, and its inputs' code.
 
-    On text that is the experiment with the code of what it reads; all that the runs themselves
-    depend on is in the name of the folder they are kept in (``experiments/llm/study.py``).
+    Of a language model that is the experiment with the code of what it reads; all that the runs
+    themselves depend on is in the name of the folder they are kept in (``STUDIES``).
     """
     shared = [path for path in (ROOT / "experiments").glob("*.py") if path != Path(__file__)]
-    if CATALOGUE[name].study == "text":
-        return shared + sorted((ROOT / "experiments" / "llm").glob("*.py"))
+    study = CATALOGUE[name].study
+    if study in STUDIES:
+        return shared + sorted((ROOT / "experiments" / FOLDERS[study]).glob("*.py"))
     floors = [path for floor in ("objectives", "bandit") for path in (ROOT / floor).glob("*.py")]
     own = [ROOT / "experiments" / "bandit" / f"{part}.py" for part in (name, *BANDIT[name].reads)]
     return shared + floors + own

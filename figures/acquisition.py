@@ -1,74 +1,117 @@
-"""Which labels are worth asking for?
+"""Which labels are worth asking for, and why?
 
-Caption: expected reward on R1 against labels bought, when DPO learns on the pairs that an
-acquisition function chooses (top: exact labels left, Bradley-Terry labels right). Random choice is
-black, preference certainty orange, all others grey. Below, the mean reward over the rounds, each
-minus random choice paired by seed; an interval that crosses the line is no difference.
+Caption: top, expected reward against labels bought when DPO starts anew from the reference in each
+round and labels are noisy, as people's are; left the peak is far (R1), right it is near (R2).
+Bottom left, the mean reward over the rounds in all eight places, each minus random choice; an
+interval that crosses the line is no difference. Bottom right, what certainty and uncertainty buy,
+against random choice in the same place: certainty finds pairs with more at stake, but the policy
+ranks those right already; uncertainty finds pairs that it ranks wrong, with little at stake. A
+label is worth the product of the two.
 
-Claim: certainty, which helps language models, is no gain over chance on this bandit.
+Claim: there is much to gain from asking well, and neither certainty nor its opposite finds it.
 """
+
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.intervals import difference
+from experiments.bandit.acquisition import gap
 from experiments.results import Result
 from figures import style
 
-GREY = "#BDC1C6"
-COLOUR = style.COLOURS["DPO"]
-HIGHLIGHTS = {"random": style.INK, "certainty": COLOUR}
-TITLES = {"exact": "Exact labels", "noisy": "Noisy labels"}
+GREY = "#80868B"
+COLOURS = {
+    "random": style.INK,
+    "certainty": style.COLOURS["DPO"],
+    "uncertainty": GREY,
+    "regret": "#B8860B",
+}
+NAMES = {"regret": "knows the reward"}
+SHOWN = {"R1, anew, noisy": "R1, far: much to gain", "R2, anew, noisy": "R2, near: little to gain"}
 
 
 def draw(result: Result) -> Figure:
     """Draw the result of ``experiments/bandit/acquisition.py``."""
-    figure, axes = style.canvas(2, 2, height=9.6, sharey="row")
-    for column, kind in enumerate(result.settings["kinds"]):
-        curves(axes[0, column], result, column)
-        style.panel_title(axes[0, column], TITLES[kind])
-        gaps(axes[1, column], result, column)
+    figure, axes = style.canvas(2, 2, height=10.4, gridspec_kw={"height_ratios": [1, 1.2]})
+    for ax, (place, title) in zip(axes[0], SHOWN.items(), strict=True):
+        curves(ax, result, place)
+        style.panel_title(ax, title)
     axes[0, 0].set_ylabel("expected reward")
-    style.panel_title(axes[1, 0], "Mean over the rounds, against random choice")
+    axes[0, 1].legend(loc="lower right", labelcolor="linecolor", prop={"weight": "bold"})
+    gains(axes[1, 0], result)
+    purchases(axes[1, 1], result)
     settings = result.settings
     style.footnote(
         figure,
-        f"R1. {settings['labels_per_round']} of {settings['candidates']} candidate pairs labelled "
-        f"in each of {settings['rounds']} rounds. Bands and bars: 95% intervals over "
-        f"n = {settings['seeds']} seeds.\nNoisy labels: Bradley-Terry at temperature "
-        f"{settings['label_temperatures'][1]:g}.",
+        f"{settings['labels_per_round']} of {settings['candidates']} candidate pairs labelled in "
+        f"each of {settings['rounds']} rounds. Top: anew from the reference in each round, noisy "
+        f"labels (Bradley-Terry, temperature {settings['label_temperatures']['noisy']:g}).\n"
+        f"Bands and bars: 95% intervals over n = {settings['seeds']} seeds, of differences paired "
+        "by seed. Bottom right: one point a place, filled on R1, open on R2.",
     )
     return figure
 
 
-def curves(ax: Axes, result: Result, column: int) -> None:
-    """Reward against labels: two functions in the foreground, the rest behind them."""
-    labels, names = result.arrays["labels"], result.settings["acquisitions"]
-    rewards = dict(zip(names, result.arrays["reward"][:, column], strict=True))
-    for name, values in rewards.items():
-        if name not in HIGHLIGHTS:
-            ax.plot(labels, values.mean(axis=0), color=GREY, linewidth=1.6)
-    ends = []
-    for name, colour in HIGHLIGHTS.items():
+def of(result: Result, array: str, place: str, name: str) -> np.ndarray:
+    """One array in one place with one acquisition function, seeds first."""
+    places, functions = result.settings["places"], result.settings["functions"]
+    return result.arrays[array][places.index(place), functions.index(name)]
+
+
+def curves(ax: Axes, result: Result, place: str) -> None:
+    """Expected reward against labels."""
+    labels = result.arrays["labels"]
+    for name, colour in COLOURS.items():
         line = {"color": colour, "linestyle": (0, (5, 2)) if name == "random" else "-"}
-        ends.append((*style.curve(ax, labels, rewards[name], "DPO", **line), name, colour))
+        values = of(result, "reward", place, name)
+        style.curve(ax, labels, values, "DPO", label=NAMES.get(name, name), **line)
     ax.set(xlim=(0, labels[-1]), ylim=(0, 1.03), yticks=[0, 0.5, 1], xlabel="labels bought")
-    style.label_ends(ax, ends)
+    ax.locator_params(axis="x", nbins=5)
 
 
-def gaps(ax: Axes, result: Result, column: int) -> None:
-    """Each function's gap to random choice, with its paired interval."""
-    names = result.settings["acquisitions"]
-    areas = dict(zip(names, result.arrays["reward"][:, column, :, 1:].mean(-1), strict=True))
+def gains(ax: Axes, result: Result) -> None:
+    """Each function's gap to random choice in every place."""
+    places = result.settings["places"]
     ax.axvline(0, color=style.INK, linewidth=1.6, linestyle=(0, (5, 2)), zorder=0)
-    others = [name for name in names if name != "random"]
-    for row, name in enumerate(others):
-        gap = difference(areas[name], areas["random"])
-        colour = HIGHLIGHTS.get(name, "#5F6368")
-        ax.errorbar(
-            gap.mean, row, xerr=gap.half_width, fmt="o", color=colour, markersize=9, capsize=4
-        )
-    ax.set(ylim=(len(others) - 0.5, -0.5), xlim=(-0.42, 0.42), xlabel="difference in reward")
-    ax.set_yticks(np.arange(len(others)), others)
-    ax.set_xticks([-0.4, -0.2, 0, 0.2, 0.4], ["-0.4", "-0.2", "0", "+0.2", "+0.4"])
+    for shift, name in zip((-0.22, 0, 0.22), list(COLOURS)[1:], strict=True):
+        for row, place in enumerate(places):
+            gain = gap(of(result, "area", place, name), of(result, "area", place, "random"))
+            point(ax, gain.mean, row + shift, name, xerr=gain.half_width)
+    ax.set(ylim=(len(places) - 0.5, -0.5), xlabel="mean reward, minus chance's")
+    ax.set_yticks(np.arange(len(places)), places)
+    style.panel_title(ax, "Certainty gains nothing over chance")
+
+
+def purchases(ax: Axes, result: Result) -> None:
+    """What certainty and uncertainty buy, against random choice in the same place."""
+    for line in (ax.axvline, ax.axhline):
+        line(0, color=style.INK, linewidth=1.6, linestyle=(0, (5, 2)), zorder=0)
+    for name in ("certainty", "uncertainty"):
+        for place in result.settings["places"]:
+            stake, wrong = (
+                gap(of(result, array, place, name), of(result, array, place, "random"))
+                for array in ("stake", "wrongness")
+            )
+            error = {"xerr": stake.half_width, "yerr": wrong.half_width}
+            point(ax, stake.mean, wrong.mean, name, hollow=place.startswith("R2"), **error)
+    corner: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 13, "fontweight": "bold"}
+    wrong, right = (
+        "uncertainty: wrong,\nbut little at stake",
+        "certainty: more\nat stake, but known",
+    )
+    ax.text(0.99, 0.99, wrong, color=COLOURS["uncertainty"], ha="right", va="top", **corner)
+    ax.text(0.01, 0.01, right, color=COLOURS["certainty"], ha="left", va="bottom", **corner)
+    ax.set(xlabel="reward at stake in a pair, minus chance's")
+    ax.set_ylabel("policy's wrongness on it, minus chance's")
+    ax.locator_params(nbins=5)
+    style.panel_title(ax, "Why: it asks what it knows")
+
+
+def point(ax: Axes, x: float, y: float, name: str, hollow: bool = False, **error: Any) -> None:
+    """A mean with its intervals in the colour of its function."""
+    colour = COLOURS[name]
+    face = "white" if hollow else colour
+    look: dict[str, Any] = {"color": colour, "markerfacecolor": face, "markersize": 8}
+    ax.errorbar(x, y, fmt="o", elinewidth=1.5, **look, **error)

@@ -24,7 +24,7 @@ from llm.journal import check_loggers
 from llm.lock import check_unused
 from llm.model.architecture import Architecture
 from llm.reference import data_fingerprint, model_fingerprint
-from llm.rewards import Person, Reward, RewardContext, identity, only_compares, read_reward
+from llm.rewards import Reward, RewardContext, asks_person, identity, only_compares, read_reward
 from llm.settings import (
     NEEDS_REFERENCE,
     ONLINE_RECIPES,
@@ -260,7 +260,7 @@ def check_judges(recipe: Recipe, *rewards: Reward | None) -> None:
 
 def check_people(*rewards: Reward | None) -> None:
     """Raise ValueError if a person would have to be asked."""
-    if any(isinstance(reward, Person) for reward in rewards):
+    if any(asks_person(reward) for reward in rewards if reward is not None):
         raise ValueError(
             "a person labels pairs of `modeseek active --reward person` and nothing else: give "
             "another reward here."

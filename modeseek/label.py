@@ -8,6 +8,7 @@ shown, and the work is found again where somebody left it.
 
 import getpass
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.box import ROUNDED
+from rich.columns import Columns
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
@@ -70,14 +72,16 @@ HELP = (
     ("q, Ctrl-C, Ctrl-D", "leave; every answer is kept, and the same command goes on"),
 )
 
+FOLDER_WANTED = "give the folder of a campaign: modeseek active ... --reward person"
+
 NARROW, WIDE = 60, 160
 """Columns below which responses stand one below the other, and that lines are wide at most."""
 
 SURE = 3
 """Answers from which on a pace can be told."""
 
-ONE_BY_ONE = 90
-"""Seconds up to which the time left is told in seconds' company: less than two minutes."""
+PATIENCE = 90
+"""Minutes up to which the time left is told in minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,7 @@ def label(labelling: Labelling, console: Console) -> None:
             Session(desk, f"person:{name}", console).carry_out()
         else:
             console.print("Nothing waits for a person.")
-        console.print(farewell(desk, run, acquisition))
+        console.print(farewell(desk, run, acquisition), soft_wrap=True)  # to be copied
 
 
 def name_of(labelling: Labelling) -> str:
@@ -155,7 +159,7 @@ def campaign_of(run: Path) -> str:
         record = json.loads((run / RUN).read_text(encoding="utf-8"))
         acquisition, reward = record["acquisition"], record["settings"]["reward"]
     except (FileNotFoundError, KeyError, TypeError):
-        raise ValueError(f"{run} is not the folder of a campaign: {FOLDER_WANTED}.") from None
+        raise ValueError(f"{run} holds no campaign: {FOLDER_WANTED}.") from None
     except ValueError as error:
         raise ValueError(f"{run / RUN} cannot be read ({error}): {FOLDER_WANTED}.") from None
     if (reward or "").strip() != "person":
@@ -166,9 +170,6 @@ def campaign_of(run: Path) -> str:
     return acquisition
 
 
-FOLDER_WANTED = "give the folder of a campaign: modeseek active ... --reward person"
-
-
 def newest_desk(run: Path) -> "Desk":
     """The work there is: the pool that was made last.
 
@@ -177,8 +178,7 @@ def newest_desk(run: Path) -> "Desk":
         OSError: if it cannot be read.
     """
     from llm.active.labels import Desk, open_labels
-    from llm.active.pool import pool_files
-    from llm.rollouts import read_rollouts
+    from llm.active.pool import pool_files, read_pool
 
     files = pool_files(run)
     if not files:
@@ -186,7 +186,7 @@ def newest_desk(run: Path) -> "Desk":
             f"{run} holds no pairs yet: its campaign was stopped before it had chosen any. Give "
             "the `modeseek active` command again; it says when pairs wait."
         )
-    pool = read_rollouts(files[-1])
+    pool = read_pool(files[-1])
     return Desk(pool.rollouts, pool.facts["wanted"], open_labels(run))
 
 
@@ -194,7 +194,7 @@ def farewell(desk: "Desk", run: Path, acquisition: str) -> str:
     """How far the work is, and what goes on with it, as markup."""
     from llm.state import MODEL
 
-    decided, folder = len(desk.decided), escape(str(run))
+    decided, folder = len(desk.decided), escape(shlex.quote(str(run)))
     if desk.waiting():
         return (
             f"{decided} of {desk.wanted} decided, all on the disk. "
@@ -205,7 +205,9 @@ def farewell(desk: "Desk", run: Path, acquisition: str) -> str:
     if decided == desk.wanted:
         said, then = f"All {decided} are decided.", "learns from them"
     else:
-        said = f"{decided} of {desk.wanted} decided, and no pair is left ({desk.undecided} neither)."
+        said = (
+            f"{decided} of {desk.wanted} decided, and no pair is left ({desk.undecided} neither)."
+        )
         then = "writes others"
     return (
         f"{said} Give the command of the campaign again, and it {then}:\n"
@@ -237,8 +239,6 @@ class Session:
             pair = self.next()
             while pair is not None:
                 pair = self.ask(pair)
-                if pair is None and not self.desk.waiting():
-                    pair = self.last_look()
         except KeyboardInterrupt:
             self.console.print()
 
@@ -260,7 +260,7 @@ class Session:
         """Show a pair until it is answered, or the person wants another one.
 
         Returns:
-            What to show next; None if nothing waits or the person leaves.
+            What to show next; None if the person leaves, or has nothing more to do.
         """
         order = order_of(pair)
         self.show(pair, order)
@@ -282,14 +282,14 @@ class Session:
                 self.desk.labels.add(
                     pair, winner(action, order), self.by, left=order[0], seconds=round(seconds, 1)
                 )
-                return self.next()
+                return self.next() or self.last_look()
 
     def action(self) -> Action | None:
         """What the person wants; None, and a word about it, for a key that means nothing."""
         key = self.key()
         action = KEYS.get(key) or KEYS.get(key.lower())
         if action is None:
-            self.console.print(Text.assemble(f"{key!r} means nothing here.  ", legend()))
+            self.console.print(f"{escape(repr(key))} means nothing here. There is:", legend())
         return action
 
     def last_look(self) -> "Rollout | None":
@@ -328,7 +328,9 @@ def order_of(pair: "Rollout") -> Order:
 
 def winner(action: Literal["left", "right", "neither"], order: Order) -> "Winner":
     """Which response an answer names: the one place where sides are turned back."""
-    return {"left": order[0], "right": order[1], "neither": "undecided"}[action]
+    if action == "neither":
+        return "undecided"
+    return order[0] if action == "left" else order[1]
 
 
 def progress(decided: int, wanted: int, seconds: Sequence[float]) -> str:
@@ -339,7 +341,7 @@ def progress(decided: int, wanted: int, seconds: Sequence[float]) -> str:
     minutes = median(seconds) * (wanted - decided) / 60
     if minutes < 1:
         left = "less than a minute"
-    elif minutes < 90:
+    elif minutes < PATIENCE:
         left = f"about {minutes:.0f} min"
     else:
         left = f"about {minutes / 60:.1f} h"
@@ -377,10 +379,10 @@ def shown(text: str) -> Text:
     return Text(harmless(text), overflow="fold")
 
 
-def legend() -> Text:
-    """The keys in a line."""
-    parts = [((key, "bold cyan"), f" {meaning}   ") for key, meaning in LEGEND]
-    return Text.assemble(*(piece for part in parts for piece in part))
+def legend() -> RenderableType:
+    """The keys and what they mean, in as many lines as it takes."""
+    parts = (Text.assemble((key, "bold cyan"), f" {meaning}") for key, meaning in LEGEND)
+    return Columns(parts, padding=(0, 3))
 
 
 def help_table() -> RenderableType:

@@ -16,17 +16,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments.catalogue import CATALOGUE, ROOT, chosen, module_of, sources
+from experiments.catalogue import CATALOGUE, ROOT, STUDIES, chosen, module_of, sources
 from experiments.results import Result, Size, Verdict, fingerprint, is_current, load, save
 from modeseek.workers import Task, run_tasks
 
 SEEDS = {
     "bandit": {"quick": 3, "default": 10, "full": 30},
     "text": {"quick": 2, "default": 5, "full": 10},
+    "reviews": {"quick": 2, "default": 5, "full": 5},
 }
-CLAIMS = {"bandit": "CLAIMS.md", "text": "CLAIMS-text.md"}
+CLAIMS = {"bandit": "CLAIMS.md", "text": "CLAIMS-text.md", "reviews": "CLAIMS-reviews.md"}
 READING = 5.0
-"""Seconds an experiment on text takes once its runs are there."""
+"""Seconds an experiment on a language model takes once its runs are there."""
 
 NOT_RUN = "not run"
 """How the error of a task begins whose input has failed."""
@@ -36,27 +37,29 @@ COLOURS = {"held": "green", "held under this condition": "yellow", "did not hold
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Run the experiments and draw the figures of the didactic study, or of the one on text.
+    """Run the experiments and draw the figures: the didactic study, or those on language models.
 
     An experiment whose result is already there, from the same code and settings, is kept. Interrupt
     it at any time: what is finished stays, and the same command continues.
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Experiments to run, with those they read; `text` for all of the study on text; all of the
-    didactic ones if none is named."""
+    """Experiments to run, with those they read; `text` for all of the study on text, `reviews` for
+    all of active preference learning on film reviews; all of the didactic ones if none is named."""
     quick: bool = False
     """Small and few: to see that everything works, not to judge a claim."""
     full: bool = False
-    """The paper's lengths and 30 seeds, or on text a larger model and 10; takes a while."""
+    """The paper's lengths and 30 seeds, or on text a larger model and 10; takes a while. On reviews
+    the paper's budget, for a GPU."""
     seeds: int | None = None
-    """Repetitions of every setting; 10, or 3 with --quick, or 30 with --full; on text 5, 2, 10."""
+    """Repetitions of every setting; 10, or 3 with --quick, or 30 with --full; on text 5, 2, 10; on
+    reviews 5, 2, 5."""
     out: Path = Path("reproduced")
     """Folder for results and figures; created if it is missing."""
     fresh: bool = False
     """Compute again what is already there."""
     processes: int | None = None
-    """Experiments, or runs of the study on text, side by side; one per core, four at most."""
+    """Experiments, or runs of a language model, side by side; one per core, four at most."""
     formats: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png")
     """File formats of the figures."""
 
@@ -108,7 +111,7 @@ def run_one(name: str, size: Size, out: str, formats: tuple[str, ...]) -> float:
 
 
 def run_part(name: str, work: Callable[[], Any] | None, *arguments: Any) -> float:
-    """Run one experiment, or compute one unit of the study on text.
+    """Run one experiment, or compute one unit of a study on a language model.
 
     Returns:
         Seconds it took.
@@ -123,21 +126,23 @@ def run_part(name: str, work: Callable[[], Any] | None, *arguments: Any) -> floa
 def mark_of(name: str, size: Size) -> str:
     """What tells a result from those of other code or settings."""
     mark = fingerprint(sources(name), size)
-    if CATALOGUE[name].study == "text":
-        from experiments.llm.study import digest, study_of
+    study = CATALOGUE[name].study
+    return f"{mark}-{module_of_study(study).mark(size)}" if study in STUDIES else mark
 
-        return f"{mark}-{digest(study_of(size))}"
-    return mark
+
+def module_of_study(study: str) -> Any:
+    """The module that says where the runs of a study are kept, and under what name."""
+    return importlib.import_module(STUDIES[study])
 
 
 def tasks_of(name: str, size: Size, out: Path, formats: tuple[str, ...]) -> list[Task]:
     """What has to be done for one experiment, the experiment itself last.
 
-    On text, what has been computed already is no task any more.
+    Of the runs of a language model, what has been computed already is no task any more.
     """
     entry = CATALOGUE[name]
     arguments = (None, size, str(out), formats)
-    if entry.study != "text":
+    if entry.study not in STUDIES:
         return [Task(name, arguments, entry.seconds, entry.reads)]
     from experiments.llm.runs import compute
 
@@ -155,12 +160,11 @@ def tasks_of(name: str, size: Size, out: Path, formats: tuple[str, ...]) -> list
     return [*tasks, Task(name, arguments, READING, (*entry.reads, *wanted))]
 
 
-def only_writer_of(size: Size) -> AbstractContextManager[None]:
-    """Keep other commands from computing the runs of the same study on text meanwhile."""
-    from experiments.llm.study import folder, study_of
+def only_writer_of(study: str, size: Size) -> AbstractContextManager[None]:
+    """Keep other commands from computing the runs of the same study meanwhile."""
     from llm.lock import only_writer
 
-    return only_writer(folder(study_of(size)))
+    return only_writer(module_of_study(study).place(size))
 
 
 def draw(result: Result, folder: Path, formats: tuple[str, ...]) -> None:
@@ -241,9 +245,9 @@ def main(arguments: list[str]) -> None:
         + (f"; {len(kept)} already there ({', '.join(sorted(kept))})" if kept else "")
     )
     with ExitStack() as held:
-        if "text" in sizes_of:
+        for study in sizes_of.keys() & STUDIES.keys():
             # Two commands would train the same runs in the same folders.
-            held.enter_context(only_writer_of(sizes_of["text"]))
+            held.enter_context(only_writer_of(study, sizes_of[study]))
         failures = run_with_progress(console, list(tasks.values()), kept, options.processes)
     verdicts = {
         name: load(out / study, name).verdicts

@@ -23,12 +23,19 @@ REST = 0.05
 """Seconds in which the rest of a key follows its first byte, over a slow line too."""
 
 
+TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Classes of the signs that turn the direction of what follows them, a border or a column too."""
+
+
 def harmless(text: str) -> str:
     """A text whose control characters, which could take over a terminal, are replaced."""
-    return "".join(
-        "\ufffd" if unicodedata.category(sign) == "Cc" and sign not in "\n\t" else sign
-        for sign in text
-    )
+    return "".join("\ufffd" if controls(sign) else sign for sign in text)
+
+
+def controls(sign: str) -> bool:
+    """Whether a character does something to a terminal beside standing in it."""
+    control = unicodedata.category(sign) == "Cc" and sign not in "\n\t"
+    return control or unicodedata.bidirectional(sign) in TURNS
 
 
 def read_key(stream: IO[str]) -> str:
@@ -65,22 +72,22 @@ def without_enter(file: int) -> Iterator[None]:
         file: descriptor of the terminal.
     """
     assert termios is not None and tty is not None
-    before = termios.tcgetattr(file)
+    before, hand_over = termios.tcgetattr(file), tty.setcbreak
 
     def leave(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
     def again(*_: object) -> None:
-        tty.setcbreak(file)
+        hand_over(file)
 
     # A shell gives a program that it had suspended the terminal as the shell likes it.
     answers = {signal.SIGTERM: leave, signal.SIGHUP: leave, signal.SIGCONT: again}
     handlers = {number: signal.signal(number, answer) for number, answer in answers.items()}
     try:
-        tty.setcbreak(file)
+        hand_over(file)
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         with suppress(termios.error):  # it may be gone
             termios.tcsetattr(file, termios.TCSADRAIN, before)

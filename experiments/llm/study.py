@@ -77,6 +77,16 @@ def folder(study: Study) -> Path:
     return cache_folder() / "study" / digest(study)
 
 
+def place(size: Size) -> Path:
+    """Where everything of a study of this size and this code is kept."""
+    return folder(study_of(size))
+
+
+def mark(size: Size) -> str:
+    """What tells a study from one of another size or code."""
+    return digest(study_of(size))
+
+
 @cache
 def digest(study: Study) -> str:
     """What tells one study from another."""
@@ -86,23 +96,28 @@ def digest(study: Study) -> str:
 
 
 @cache
-def code_digest(root: Path) -> str:
-    """A digest of the statements that runs of the study depend on."""
+def code_digest(root: Path, start: Path = RUNS) -> str:
+    """A digest of the statements that runs of a study depend on.
+
+    Args:
+        root: of the repository.
+        start: the module that makes the runs.
+    """
     found = hashlib.sha256()
-    for path in sources(root):
+    for path in sources(root, start):
         found.update(path.relative_to(root).as_posix().encode())
         text = path.read_text(encoding="utf-8")
         found.update((statements(text) if path.suffix == ".py" else text).encode())
     return found.hexdigest()
 
 
-def sources(root: Path) -> list[Path]:
-    """The files that runs of the study depend on: all that their module imports, and its imports.
+def sources(root: Path, start: Path = RUNS) -> list[Path]:
+    """The files that runs of a study depend on: all that their module imports, and its imports.
 
     A package's ``__init__`` counts with every module of it, as it does for Python. The grammar of
     the embedded language is no module, and counts too.
     """
-    waiting, found = [root / RUNS], set[Path]()
+    waiting, found = [root / start], set[Path]()
     while waiting:
         path = waiting.pop()
         if path in found:

@@ -42,7 +42,7 @@ from llm.lock import only_writer
 from llm.preparation import Prepared, prepare
 from llm.progress import Bar
 from llm.rescoring import Rescorer
-from llm.rewards import Person, Reward, RewardError
+from llm.rewards import Person, Reward, RewardError, asks_person
 from llm.rollouts import Rollout, Rollouts, path_of, read_rollouts, write_rollouts
 from llm.sampler import LocalEngine, Rule, Sampling, stop_tokens
 from llm.settings import as_record
@@ -106,11 +106,9 @@ def prepare_campaign(name: str, settings: Active, say: Callable[[str], None]) ->
     dataset = settings.contest.against == "dataset"
     training = settings.training(out)
     prepared = prepare(RECIPE, recipe, training, say, people=True, responses=dataset)
-    if dataset and not all(group.responses for group in prepared.held_out):
-        raise ValueError(
-            "--contest.against dataset needs a response to every held-out prompt in the data: give "
-            "such, or compare with the initial model."
-        )
+    reward = prepared.reward
+    if reward is not None and asks_person(reward) and not isinstance(reward, Person):
+        raise ValueError(f"--reward is {reward.name}, and a person labels alone: give `person`.")
     if judge_of(prepared) is not None and not prepared.held_out:
         raise ValueError("no prompt is held out to compare on: raise --reading.eval-share.")
     record = prepared.record | {"acquisition": name, "campaign": as_record(settings)}
@@ -532,7 +530,7 @@ class Campaign:
         policy.journal.write(self.ends[number], "round", numbers, clock)
         self.write_preferences(number)
         bar.print(sentence({**numbers, **found}, clock))
-        return {"labels": labels, **found} if found else {}
+        return {"labels": float(labels), **found} if found else {}
 
     def write_preferences(self, number: int) -> None:
         """Everything that was decided so far, for any other trainer."""

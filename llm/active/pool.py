@@ -104,7 +104,7 @@ class Chooser:
         """
         path = path_of(self.folder, number, part)
         if path.exists():
-            return read_rollouts(path)
+            return read_pool(path)
         before = pool_files(self.folder)
         start = facts_of(before[-1])["next"] if before else 0
         made = self.make((number, part), start, wanted, members, fresh, progress)
@@ -148,7 +148,9 @@ class Chooser:
 
         progress("scoring")
         scored, beliefs = self.believe(candidates, members, fresh)
-        order = ranked(acquisition, beliefs, wanted, sizes.shortlist, keys["order"])
+        order = np.zeros(0, int)
+        if scored:
+            order = ranked(acquisition, beliefs, wanted, sizes.shortlist, keys["order"])
         if sizes.prune:
             plain = plausible(scored, round(len(scored) * (1 - sizes.prune)))
             order = np.array([row for row in order if plain[row]], int)
@@ -180,8 +182,8 @@ class Chooser:
             progress(f"entropy of prompts {start / len(rows):.0%}")
             chosen = slice(start, start + TOGETHER)
             groups = [self.groups[row] for row in rows[chosen]]
-            written = self.curious.write(groups, ids[chosen].tolist(), self.settings.samples)
-            S = np.array([[total(sample) for sample in samples] for _, samples in written])
+            drawn = self.curious.draw(groups, ids[chosen].tolist(), self.settings.samples)
+            S = np.array([[total(sample) for sample in samples] for samples in drawn])
             found.append(np.asarray(predictive_entropy(jnp.asarray(S, jnp.float32))))
         return np.concatenate(found)
 
@@ -216,7 +218,7 @@ class Chooser:
     ) -> tuple[list[Rollout], Beliefs]:
         """What the reference and every member say of pairs; nothing where nobody asks."""
         wanted = self.acquisition.score is not None and not fresh
-        if not wanted and not self.settings.prune:
+        if not pairs or not (wanted or self.settings.prune):
             return list(pairs), Beliefs(np.zeros((1, len(pairs), PAIR)))
         groups = [pair.group for pair in pairs]
         said = self.rescorer(self.initial, groups)
@@ -286,6 +288,16 @@ def path_of(run: Path, number: int, part: int) -> Path:
 def pool_files(run: Path) -> list[Path]:
     """The complete pools of a run, in the order in which they were made."""
     return sorted((run / FOLDER).glob("*.parquet"))
+
+
+def read_pool(path: Path) -> Rollouts:
+    """A pool as it was written; no pair may have been worth asking about.
+
+    Raises:
+        OSError: if the file cannot be read; names it.
+    """
+    facts = facts_of(path)
+    return read_rollouts(path) if facts["certainty"] else Rollouts(facts["round"], [], facts)
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Everything is read from the files of the run, so what the console shows can be looked up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def round_numbers(
     }
 
 
-def sentence(numbers: dict[str, float], clock: dict[str, float]) -> str:
+def sentence(numbers: Mapping[str, float | int], clock: Mapping[str, float]) -> str:
     """A round in a line."""
     parts = [f"{numbers['labels']:.0f} labels"]
     if "win_rate" in numbers:
@@ -111,7 +111,15 @@ def table_of(folder: Path) -> Table:
     lines = read_lines(folder / METRICS)
     rates = {line["labels"]: line for line in lines if line["kind"] == "eval" and "labels" in line}
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("labels", "win rate", "95% interval", "surprising", "chosen", "s per label", *COSTS):
+    for name in (
+        "labels",
+        "win rate",
+        "95% interval",
+        "surprising",
+        "chosen",
+        "s per label",
+        *COSTS,
+    ):
         table.add_column(name, justify="right")
     for line in lines:
         if line["kind"] != "round":

@@ -37,17 +37,25 @@ class Scribe:
     shortest: int | None = None
     seed: int = 0
 
+    def draw(
+        self, groups: Sequence[Group], ids: Sequence[int], responses: int
+    ) -> list[list[Sample]]:
+        """Responses to the prompts of groups, as the sampler has them."""
+        settings = replace(self.sampling, responses=responses)
+        written = self.engine.write([group.prompt for group in groups], settings, ids)
+        return [
+            [sample.cut(self.length(number)) for sample in samples]
+            for number, samples in zip(ids, written, strict=True)
+        ]
+
     def write(
         self, groups: Sequence[Group], ids: Sequence[int], responses: int
     ) -> list[tuple[list[Written], list[Sample]]]:
-        """Responses to the prompts of groups, as text and as the sampler has them."""
-        settings = replace(self.sampling, responses=responses)
-        written = self.engine.write([group.prompt for group in groups], settings, ids)
-        found = []
-        for group, number, samples in zip(groups, ids, written, strict=True):
-            short = [sample.cut(self.length(number)) for sample in samples]
-            found.append(([self.read(group, s.tokens, s.finished) for s in short], short))
-        return found
+        """The same, each response as text too."""
+        return [
+            ([self.read(group, s.tokens, s.finished) for s in samples], samples)
+            for group, samples in zip(groups, self.draw(groups, ids, responses), strict=True)
+        ]
 
     def length(self, number: int) -> int:
         """Most tokens of a response to a prompt, by the prompt's number."""

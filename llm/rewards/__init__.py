@@ -11,6 +11,7 @@ from llm.rewards.contract import (
     RewardContext,
     RewardError,
     Written,
+    asks_person,
     only_compares,
 )
 from llm.rewards.person import Person
@@ -26,6 +27,7 @@ __all__ = [
     "RewardError",
     "RewardSettings",
     "Written",
+    "asks_person",
     "identity",
     "only_compares",
     "read_reward",

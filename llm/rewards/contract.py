@@ -62,6 +62,12 @@ def only_compares(reward: Reward) -> bool:
     return any(getattr(part, "compares", False) for _, part in parts)
 
 
+def asks_person(reward: Reward) -> bool:
+    """Whether a person is part of a reward."""
+    parts = getattr(reward, "parts", ((1.0, reward),))
+    return any(getattr(part, "person", False) for _, part in parts)
+
+
 class RewardError(OSError):
     """A reward cannot answer: says why, what is kept of the answers, and how to go on."""
 

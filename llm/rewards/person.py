@@ -18,6 +18,7 @@ class Person:
     name: str
 
     compares: ClassVar[bool] = True
+    person: ClassVar[bool] = True
 
     def __call__(self, groups: Sequence[Sequence[Written]]) -> list[PerResponse]:
         """Nobody is there.

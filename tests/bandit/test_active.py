@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 
 from bandit import R1, Tabular
-from bandit.active import ACQUISITIONS, Campaign, active, ask, choose, learn
+from bandit.active import (
+    ACQUISITIONS,
+    Campaign,
+    Labelled,
+    active,
+    ask,
+    choose,
+    learn,
+    prepare,
+    purchased,
+    regret,
+    wrongness,
+)
 from bandit.policies import token_logp
 
 SMALL = Campaign(
@@ -35,7 +47,7 @@ def candidates(key=0, P=10):
 
 @jax.jit
 def chosen(campaign, h, entropy, tokens):
-    return choose(campaign, h, entropy, tokens, 100, jax.random.key(0))
+    return choose(campaign, h, entropy, R1.reward[tokens[..., 0]], tokens, 100, jax.random.key(0))
 
 
 def picked(name, h, entropy, tokens):
@@ -54,6 +66,9 @@ def test_each_function_wants_what_its_name_says():
     apart = np.abs((h[0] - h[1])[:, 0] - (h[0] - h[1])[:, 1])
     assert picked("disagreement", h, entropy, tokens) == np.argsort(-apart)[:3].tolist()
     assert picked("diverse", h, entropy, tokens)[0] == np.argmax(certainty)
+    reward = np.asarray(R1.reward)[tokens[..., 0]]
+    worth = (reward.max(-1) - reward.min(-1)) * np.asarray(wrongness(h[0], jnp.asarray(reward)))
+    assert picked("regret", h, entropy, tokens) == np.argsort(-worth)[:3].tolist()
 
 
 @pytest.mark.parametrize("name", ACQUISITIONS)
@@ -69,6 +84,33 @@ def test_without_beliefs_functions_of_belief_choose_at_random():
     at_random = picked("random", h, entropy, tokens)
     for name in ("certainty", "uncertainty", "middle", "tails", "disagreement"):
         assert picked(name, h, entropy, tokens) == at_random
+
+
+def test_a_pair_is_worth_what_a_choice_by_belief_would_lose():
+    h = jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0], [1.0, 1.0]]))
+    reward = jnp.array([[1.0, 0.2], [1.0, 0.2], [0.5, 0.0]])
+    np.testing.assert_allclose(wrongness(h, reward), [0.25, 0.75, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(regret(h, reward), [0.2, 0.6, 0.25], rtol=1e-6)
+    # Whichever response comes first.
+    np.testing.assert_allclose(regret(h[:, ::-1], reward[:, ::-1]), regret(h, reward), rtol=1e-6)
+
+
+def test_a_purchase_is_measured_on_the_pairs_that_were_really_bought():
+    h = jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0], [1.0, 1.0], [9.0, 1.0]]))
+    reward = jnp.array([[1.0, 0.2], [1.0, 0.2], [0.5, 0.0], [0.0, 1.0]])
+    label = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    valid = jnp.array([True, True, True, False])
+    bought = Labelled(jnp.arange(4), jnp.zeros((4, 2, 1), int), label, valid)
+    told = {name: float(value) for name, value in purchased(h, reward, bought).items()}
+    assert told == pytest.approx(
+        {
+            "surprise": (0 + 1 + 0.5) / 3,
+            "truth": 2 / 3,
+            "stake": (0.8 + 0.8 + 0.5) / 3,
+            "wrongness": (0.25 + 0.75 + 0.5) / 3,
+            "regret": (0.2 + 0.6 + 0.25) / 3,
+        }
+    )
 
 
 @pytest.mark.parametrize(("temperature", "least", "most"), [(0.0, 0.0, 0.0), (10.0, 0.2, 0.8)])
@@ -109,6 +151,25 @@ def test_a_campaign_counts_its_labels_and_starts_at_the_reference():
     expected = float(jnp.exp(R1.ref_logp) @ R1.reward)
     assert float(trace.reward[0]) == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(trace.probability.sum(axis=-1), 1, rtol=1e-4)
+
+
+def test_a_start_prepared_beforehand_is_the_one_that_a_campaign_would_make():
+    key = jax.random.key(0)
+    start = prepare(SMALL, R1, POLICY, key)
+    own = jax.jit(lambda: active(SMALL, R1, POLICY, key))()
+    given = jax.jit(lambda start: active(SMALL, R1, POLICY, key, start))(start)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), own, given)
+
+
+def test_the_first_round_is_the_same_going_on_and_anew_and_the_second_is_not():
+    @jax.jit
+    def rewards(restart):
+        campaign = dataclasses.replace(SMALL, restart=restart)
+        return active(campaign, R1, POLICY, jax.random.key(0)).reward
+
+    on, anew = rewards(jnp.array(False)), rewards(jnp.array(True))
+    np.testing.assert_array_equal(on[:2], anew[:2])
+    assert on[2] != anew[2]
 
 
 @pytest.mark.parametrize(

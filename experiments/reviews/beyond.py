@@ -1,0 +1,150 @@
+"""What the paper left undone: ensembles, diversity, pruning, adapters, going on, a small judge.
+
+Command: ``modeseek reproduce reviews_beyond``. Each variant runs in the protocol of
+``reviews_acquisition`` with the same budget of labels and is compared, paired by seed, with what it
+would replace: an ensemble, diversity and pruning with plain certainty, adapters with all weights,
+going on with beginning anew, labels of a judge that has read little with those of the large one
+(which judges all contests). Feeds ``figures/reviews_beyond.py``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.intervals import Interval, difference
+from experiments.llm.runs import Unit
+from experiments.outcomes import judged
+from experiments.results import Result, Size, Verdict
+from experiments.reviews.acquisition import COSTS, OURS, described, later, listed, signed
+from experiments.reviews.campaigns import Plan, budget_of, of_rounds, stacked, units_of
+
+RANK, PRUNE, SHARE = 8, 0.25, 0.2
+"""Of the adapters; share of the pairs that is pruned; of the epochs, where a policy goes on."""
+
+PLANS = {
+    "random": Plan(acquisition="random"),
+    "certainty": Plan(acquisition="certainty"),
+    "diverse": Plan(acquisition="diverse"),
+    "certainty, pruned": Plan(acquisition="certainty", prune=PRUNE),
+    "random, adapters": Plan(acquisition="random", rank=RANK),
+    "certainty, adapters": Plan(acquisition="certainty", rank=RANK),
+    "disagreement": Plan(acquisition="disagreement", rank=RANK),
+    "random, going on": Plan(acquisition="random", restart=False, epochs=SHARE),
+    "certainty, going on": Plan(acquisition="certainty", restart=False, epochs=SHARE),
+    "random, small judge": Plan(acquisition="random", small_judge=True),
+    "certainty, small judge": Plan(acquisition="certainty", small_judge=True),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant and what it would replace.
+
+    Attributes:
+        variant: a name in ``PLANS``.
+        instead: likewise.
+        claim: that the variant is better, or no worse.
+        no_worse: whether it is enough not to be worse.
+    """
+
+    variant: str
+    instead: str
+    claim: str
+    no_worse: bool = False
+
+    @property
+    def name(self) -> str:
+        """In a figure."""
+        return f"{self.variant} - {self.instead}"
+
+    def holds(self, gap: Interval) -> bool:
+        """Whether a difference bears the claim out."""
+        return gap.high >= 0 if self.no_worse else gap.low > 0
+
+
+COMPARISONS = (
+    Comparison("diverse", "certainty", "A batch of sure pairs that differ beats the surest pairs"),
+    Comparison(
+        "certainty, pruned", "certainty", "Leaving out what the reference finds strangest helps"
+    ),
+    Comparison(
+        "disagreement", "random, adapters", "Where adapters disagree, labels teach more than chance"
+    ),
+    Comparison("disagreement", "certainty, adapters", "Disagreement beats certainty"),
+    Comparison("certainty, adapters", "random, adapters", "With adapters certainty beats chance"),
+    Comparison(
+        "certainty, adapters", "certainty", "Adapters learn no worse than all weights", True
+    ),
+    Comparison(
+        "certainty, going on", "certainty", "Going on with a fifth of the epochs is no worse", True
+    ),
+    Comparison("certainty, going on", "random, going on", "Going on, certainty still beats chance"),
+    Comparison(
+        "certainty, small judge", "random, small judge", "Certainty beats chance with a small judge"
+    ),
+    Comparison(
+        "certainty, small judge", "certainty", "A judge that has read little is as good", True
+    ),
+)
+
+
+def units(size: Size) -> list[Unit]:
+    """The campaigns this experiment reads."""
+    return units_of(budget_of(size), PLANS.values(), size.seeds)
+
+
+def run(size: Size) -> Result:
+    """Read all campaigns and judge."""
+    budget = budget_of(size)
+    rates = {name: stacked(budget, plan, size.seeds) for name, plan in PLANS.items()}
+    seconds = np.array(
+        [
+            [of_rounds(budget, plan, size.seeds, cost).mean() for cost in COSTS]
+            for plan in PLANS.values()
+        ]
+    )
+    return Result(
+        name="reviews_beyond",
+        verdicts=judge(rates, dict(zip(PLANS, seconds, strict=True))),
+        arrays={
+            "labels": budget.labels * np.arange(1, budget.rounds + 1),
+            "win_rate": np.stack(list(rates.values())),
+            "seconds": seconds,
+        },
+        settings={
+            "variants": list(PLANS),
+            "comparisons": [[one.variant, one.instead] for one in COMPARISONS],
+            "costs": list(COSTS),
+            "rank": RANK,
+            "prune": PRUNE,
+            "share": SHARE,
+            "seeds": size.seeds,
+            **described(budget),
+        },
+    )
+
+
+def judge(rates: dict[str, np.ndarray], seconds: dict[str, np.ndarray]) -> list[Verdict]:
+    """A verdict for each comparison.
+
+    Args:
+        rates: win rates ``[seeds, rounds]`` by variant.
+        seconds: of a round by kind of cost, by variant.
+    """
+    verdicts = []
+    training = COSTS.index("training")
+    for one in COMPARISONS:
+        gap = difference(later(rates[one.variant]), later(rates[one.instead]))
+        last = difference(rates[one.variant][:, -1], rates[one.instead][:, -1])
+        spent, instead = seconds[one.variant], seconds[one.instead]
+        verdicts.append(
+            judged(
+                one.claim,
+                source=OURS,
+                evidence=f"mean win rate, {one.name}: {signed(gap)}; "
+                f"{listed({'at the end': last})}; training {spent[training]:.1f} s a round instead "
+                f"of {instead[training]:.1f}, all {spent.sum():.1f} instead of {instead.sum():.1f}",
+                holds={"here": one.holds(gap)},
+            )
+        )
+    return verdicts
