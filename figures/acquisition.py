@@ -5,8 +5,8 @@ round and labels are noisy, as people's are; left the peak is far (R1), right it
 Bottom left, the mean reward over the rounds in all eight places, each minus random choice; an
 interval that crosses the line is no difference. Bottom right, what certainty and uncertainty buy,
 against random choice in the same place: certainty finds pairs with more at stake, but the policy
-ranks those right already; uncertainty finds pairs that it ranks wrong, with little at stake. A
-label is worth the product of the two.
+ranks those right already; uncertainty finds pairs that it ranks wrong, with little at stake. The
+choice that knows the reward maximises the product of the two.
 
 Claim: there is much to gain from asking well, and neither certainty nor its opposite finds it.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.bandit.acquisition import gap
+from experiments.intervals import Interval, difference
 from experiments.results import Result
 from figures import style
 
@@ -60,6 +60,13 @@ def of(result: Result, array: str, place: str, name: str) -> np.ndarray:
     return result.arrays[array][places.index(place), functions.index(name)]
 
 
+def minus_chance(result: Result, array: str, place: str, name: str) -> Interval:
+    """A function's difference from random choice, over the seeds in which both bought labels."""
+    mine, chance = of(result, array, place, name), of(result, array, place, "random")
+    both = np.isfinite(mine) & np.isfinite(chance)
+    return difference(mine[both], chance[both])
+
+
 def curves(ax: Axes, result: Result, place: str) -> None:
     """Expected reward against labels."""
     labels = result.arrays["labels"]
@@ -77,7 +84,7 @@ def gains(ax: Axes, result: Result) -> None:
     ax.axvline(0, color=style.INK, linewidth=1.6, linestyle=(0, (5, 2)), zorder=0)
     for shift, name in zip((-0.22, 0, 0.22), list(COLOURS)[1:], strict=True):
         for row, place in enumerate(places):
-            gain = gap(of(result, "area", place, name), of(result, "area", place, "random"))
+            gain = minus_chance(result, "area", place, name)
             point(ax, gain.mean, row + shift, name, xerr=gain.half_width)
     ax.set(ylim=(len(places) - 0.5, -0.5), xlabel="mean reward, minus chance's")
     ax.set_yticks(np.arange(len(places)), places)
@@ -90,10 +97,8 @@ def purchases(ax: Axes, result: Result) -> None:
         line(0, color=style.INK, linewidth=1.6, linestyle=(0, (5, 2)), zorder=0)
     for name in ("certainty", "uncertainty"):
         for place in result.settings["places"]:
-            stake, wrong = (
-                gap(of(result, array, place, name), of(result, array, place, "random"))
-                for array in ("stake", "wrongness")
-            )
+            stake = minus_chance(result, "stake", place, name)
+            wrong = minus_chance(result, "wrongness", place, name)
             error = {"xerr": stake.half_width, "yerr": wrong.half_width}
             point(ax, stake.mean, wrong.mean, name, hollow=place.startswith("R2"), **error)
     corner: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 13, "fontweight": "bold"}

@@ -18,7 +18,7 @@ labels, paired by seed against random choice, in eight places:
   reward, so that a label on two responses of about equal reward is a coin flip. Exact labels rank
   even those, as no human would.
 
-Why a function works: a label is worth what the policy stands to lose without it. That is the
+Why a function works: a label should be worth what the policy stands to lose without it. That is the
 product of what is at *stake* in the pair (the difference in reward) and how *wrong* the policy is
 (the probability that its implicit rewards give to the worse response, which is also the pair's
 weight in DPO's gradient if the label is right). ``regret`` knows the true reward and buys the
@@ -26,7 +26,8 @@ largest products: the yardstick for what there is to gain. No other function see
 They are averaged over the pairs bought from the second round on, by each function along its own
 path; the first round is chosen at random by every function that goes by beliefs, because there are
 none yet. A seed whose policy has collapsed onto one answer has no pairs to buy, and is left out of
-these averages.
+these averages. The average product is not the whole story: on R1 uncertainty raises it too, by
+pairs with less at stake than chance's, and is no faster than chance.
 
 An interval misses zero upwards by luck once in 40, so of eight places one is named by luck in every
 fifth row of verdicts. There are twice as many seeds as in other experiments because the differences
@@ -202,6 +203,8 @@ def judge(measures: Measures) -> list[Verdict]:
         tell("Certainty buys pairs with more at stake than chance does", "certainty", "stake"),
         tell("But pairs on which the policy is less wrong", "certainty", "wrongness", sign=-1),
         tell("So its labels are worth less: stake x wrongness", "certainty", "regret", sign=-1),
+        tell("Uncertainty's labels are worth more than chance's", "uncertainty", "regret"),
+        tell("So uncertainty needs fewer labels than chance", "uncertainty"),
         tell(
             "Where labels are noisy, certainty's are right more often than chance's",
             "certainty",

@@ -46,8 +46,9 @@ TUNING_SEED = 1000
 ONLINE_RECORDS = 20
 """Contests of an online campaign."""
 
-WORLD_SECONDS = 300.0
-"""What the model and the judges take: for the estimate of the time left."""
+WORLD_SECONDS, ONLINE_FACTOR = 300.0, 3.0
+"""What the model and the judges take, and an online campaign in units of another: for the estimate
+of the time left."""
 
 LORA_FACTOR = 10.0
 """Adapters learn at so many times the rate."""
@@ -86,8 +87,8 @@ class Budget:
     online_pairs: int = 8
     contest: int = 1024
     rows: int = 4096
-    learning_rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4)
-    seconds: float = 30.0
+    learning_rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4)
+    seconds: float = 40.0
 
 
 def budget_of(size: Size) -> Budget:
@@ -230,6 +231,7 @@ def settings_of(budget: Budget, plan: Plan, out: Path) -> Any:
         restart=plan.restart and not plan.online,
         learn="newest" if plan.online else "all",
         seed=plan.seed,
+        dtype="float32",  # certainties are differences of sums, on a GPU too
         objective=DPO(beta=0.2),
         pool=PoolSettings(
             pairs=budget.online_pairs if plan.online else budget.pairs,
@@ -309,7 +311,8 @@ def units_of(budget: Budget, plans: Iterable[Plan], seeds: int) -> list[Unit]:
     after = ("reviews", *(plan.name for plan in tuning_plans(budget)))
     for one in (one for plan in plans for one in seeds_of(plan, seeds)):
         make = partial(measured, budget, one)
-        units.append(Unit(one.name, budget.seconds, after, path_of(budget, one), make))
+        seconds = budget.seconds * (ONLINE_FACTOR if one.online else 1.0)
+        units.append(Unit(one.name, seconds, after, path_of(budget, one), make))
     return units
 
 

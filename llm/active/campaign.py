@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +24,28 @@ import numpy as np
 from rich.console import Console
 
 from llm.active.acquisition import ACQUISITIONS
-from llm.active.contest import Contest
 from llm.active.labels import PREFERENCES, Desk, ask, open_labels, write_preferences
-from llm.active.pool import Chooser
 from llm.active.report import COSTS, description, round_numbers, sentence, table_of
+from llm.active.schedule import Schedule
 from llm.active.settings import PAIR, Active
-from llm.active.writing import Scribe
-from llm.data.declared import declare_shapes, examples_of, plan_within
-from llm.data.order import Order
-from llm.data.packing import Batch
+from llm.active.workshop import Workshop, judge_of
+from llm.data.declared import plan_within
 from llm.finetune import export
-from llm.groundwork import bounds_of, learner_of, policy_values
+from llm.groundwork import policy_values
 from llm.journal import Journal
-from llm.loading import load
 from llm.lock import only_writer
 from llm.preparation import Prepared, prepare
 from llm.progress import Bar
-from llm.rescoring import Rescorer
-from llm.rewards import Person, Reward, RewardError, asks_person
+from llm.rewards import Person, RewardError, asks_person
 from llm.rollouts import Rollout, Rollouts, path_of, read_rollouts, write_rollouts
-from llm.sampler import LocalEngine, Rule, Sampling, stop_tokens
 from llm.settings import as_record
 from llm.state import MODEL, Saver, check_same_run
 from llm.train import Step, Stored, run
-from llm.update import Fixed, Parameters, TrainState
+from llm.update import Parameters, TrainState
 from objectives.recipes import RECIPES
 
 RECIPE = "online_dpo"
 """What a campaign is to the rest of the library: DPO on pairs of the policy's own."""
-
-CURIOUS, CONTEST, RIVAL = 2**29, 2**31, 2**30
-"""Added to a run's seed where entropies are estimated, and where both sides of a contest write."""
 
 USED_UP = 8
 """Pools of one round after which it is hopeless to find enough pairs that can be decided."""
@@ -115,12 +105,6 @@ def prepare_campaign(name: str, settings: Active, say: Callable[[str], None]) ->
     return replace(prepared, record=record)
 
 
-def judge_of(prepared: Prepared) -> Reward | None:
-    """Who decides contests; None where only a person could."""
-    judge = prepared.gold or prepared.reward
-    return None if isinstance(judge, Person) else judge
-
-
 @dataclass(eq=False)
 class Member:
     """A policy that learns: the one that writes, or another of its ensemble.
@@ -152,143 +136,16 @@ class Campaign:
 
     def __init__(self, name: str, settings: Active, prepared: Prepared, console: Console) -> None:
         self.name, self.settings, self.prepared, self.console = name, settings, prepared, console
-        self.acquisition = ACQUISITIONS[name]
         self.folder, self.labels = prepared.out, open_labels(prepared.out)
-        self.loaded = load(prepared.model, prepared.architecture, prepared.settings, reward=False)
-        learner = learner_of(prepared, self.loaded, steps=1)
-        # Pairs are drawn at one temperature and learned from at another, 1, where implicit
-        # rewards are; what the reference says of them comes with the batch.
-        self.learner = replace(learner, rule=Rule(), base=False)
-        self.fixed = Fixed(self.loaded.frozen, None)
-
-    # The schedule.
-
-    def learned_from(self, number: int) -> int:
-        """Labels that a round learns from."""
-        return self.settings.labels * (number + 1 if self.settings.learn == "all" else 1)
-
-    def order(self, number: int) -> Order:
-        """How a round goes through them."""
-        many = self.learned_from(number)
-        seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
-        return Order(many, min(self.settings.batch, many), seed)
-
-    @cached_property
-    def ends(self) -> list[int]:
-        """Optimizer steps taken at the end of each round."""
-        rounds = range(self.settings.rounds)
-        steps = [self.order(number).steps(self.settings.epochs) for number in rounds]
-        return np.cumsum(steps).tolist()
-
-    def begin(self, number: int) -> int:
-        """Optimizer steps taken before a round."""
-        return self.ends[number - 1] if number else 0
-
-    def round_at(self, step: int) -> int:
-        """The round that the step after so many belongs to."""
-        return int(np.searchsorted(self.ends, step, side="right"))
-
-    # What it is made with.
-
-    def scribe(self, temperature: float, seed: int) -> Scribe:
-        """Somebody who writes at a temperature, with the parameters of the reference at first."""
-        sampling = Sampling(
-            max_new_tokens=self.prepared.settings.sampling.max_new_tokens,
-            temperature=temperature,
-            seed=seed % 2**32,
-            stop=stop_tokens(self.prepared.model, self.prepared.tokenizer.eos_token_id),
-            stop_strings=self.prepared.settings.sampling.stop_strings,
-        )
-        tokenizer = self.prepared.tokenizer
-        engine = LocalEngine(
-            self.loaded.policy(self.loaded.values),
-            rows=self.settings.sampling.rows,
-            decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
-        )
-        return Scribe(engine, tokenizer, sampling, self.settings.pool.shortest, self.settings.seed)
-
-    @cached_property
-    def chooser(self) -> Chooser:
-        """Makes the pools."""
-        settings, groups = self.settings, self.prepared.groups
-        return Chooser(
-            name=self.name,
-            settings=settings.pool,
-            groups=groups,
-            order=Order(len(groups), 1, settings.seed),
-            policy=self.scribe(settings.pool.temperature, settings.seed),
-            reference=self.scribe(settings.pool.temperature, settings.seed),
-            curious=self.scribe(1.0, settings.seed ^ CURIOUS),
-            rescorer=self.rescorer,
-            initial=self.loaded.trainable,
-            beta=float(settings.objective.beta),
-            embedding=lambda: np.asarray(self.loaded.values["embedding/matrix"], np.float32),
-            seed=settings.seed,
-            folder=self.folder,
-        )
-
-    @cached_property
-    def rescorer(self) -> Rescorer:
-        """What a set of parameters makes of given pairs."""
-        prepared, loaded = self.prepared, self.loaded
-        return Rescorer(
-            self.learner,
-            self.fixed,
-            self.shapes,
-            prepared.settings.packing,
-            groups=self.settings.batch,
-            shards=loaded.shards,
-            width=prepared.architecture.width,
-            put=loaded.put,
-        )
-
-    @cached_property
-    def shapes(self) -> tuple[Any, ...]:
-        """All batch shapes there will be."""
-        bounds = bounds_of(self.prepared)
-        return declare_shapes(bounds, self.prepared.settings.packing, self.loaded.shards)
-
-    @cached_property
-    def contest(self) -> Contest | None:
-        """How the policy is compared; None where nobody can judge."""
-        prepared, settings = self.prepared, self.settings
-        judge = judge_of(prepared)
-        if judge is None:
-            return None
-        seed, temperature = settings.seed, settings.contest.temperature
-        rival = None
-        if settings.contest.against == "initial":
-            rival = self.scribe(temperature, seed ^ RIVAL)
-        return Contest(
-            groups=prepared.held_out[: settings.contest.prompts],
-            policy=self.scribe(temperature, seed ^ CONTEST),
-            rival=rival,
-            judge=judge,
-            values=lambda trainable: policy_values(self.loaded, trainable),
-        )
-
-    def initial(self, member: int) -> Parameters:
-        """What a member begins from: adapters of its own on the shared base."""
-        key = jax.random.fold_in(jax.random.key(self.settings.seed), member)
-
-        def own(path: str, value: jax.Array) -> jax.Array:
-            # The first matrix of an adapter is drawn entry by entry, so any order is as likely.
-            if not member or not path.endswith("lora_a"):
-                return value
-            flat = jax.random.permutation(key, value.reshape(-1))
-            return jax.device_put(flat.reshape(value.shape), value.sharding)
-
-        return {path: own(path, value) for path, value in self.loaded.trainable.items()}
-
-    # The work.
+        self.tools, self.schedule = Workshop(name, settings, prepared), Schedule(settings)
 
     def carry_out(self) -> None:
         """All rounds that are left, and the model that comes of them."""
         with ExitStack() as opened:
             with self.console.status("compiling"):
                 members = self.open_members(opened)
-                step = self.step_of(members[0])
-            policy, total = members[0], self.ends[-1]
+                step = self.tools.step(members[0].state)
+            policy, total = members[0], self.schedule.ends[-1]
             done = int(policy.state.step)
             self.console.print(
                 description(self.name, self.settings, self.prepared, judge_of(self.prepared), total)
@@ -297,13 +154,13 @@ class Campaign:
                 self.console.print(f"going on after step {done}")
             bar = opened.enter_context(Bar(self.console, self.name, total, done))
             if not policy.restored:
-                if self.contest is not None:
+                if self.tools.contest is not None:
                     bar.say("comparing")
-                    policy.journal.write(0, "eval", self.contest(policy.state.trainable), {})
+                    policy.journal.write(0, "eval", self.tools.contest(policy.state.trainable), {})
                 policy.saver.save(0, policy.state)
-            for number in range(self.round_at(done), self.settings.rounds):
+            for number in range(self.schedule.round_at(done), self.settings.rounds):
                 self.carry_out_round(number, step, members, bar)
-        export(self.prepared, self.loaded, policy.state.trainable)
+        export(self.prepared, self.tools.loaded, policy.state.trainable)
         self.console.print(table_of(self.folder))
         self.console.print(f"model: {self.folder / MODEL}")
         self.console.print(f"labels as a preference data set: {self.folder / PREFERENCES}")
@@ -311,9 +168,9 @@ class Campaign:
     def open_members(self, opened: ExitStack) -> list[Member]:
         """Every member as its last checkpoint has it; the first is the policy."""
         members = []
-        for number in range(self.settings.pool.members if self.acquisition.members else 1):
-            initial = self.initial(number)
-            state = self.start(initial)
+        for number in range(self.settings.pool.members if ACQUISITIONS[self.name].members else 1):
+            initial = self.tools.initial(number)
+            state = self.tools.start(initial)
             folder = self.folder if number == 0 else self.folder / "members" / str(number)
             saver = opened.enter_context(closing(Saver(folder, self.settings.save, state)))
             restored = saver.restore(state)
@@ -324,36 +181,6 @@ class Campaign:
             known = restored is not None
             members.append(Member(initial, restored if known else state, saver, journal, known))
         return members
-
-    def start(self, trainable: Parameters) -> TrainState:
-        """Parameters, and an optimizer that has seen nothing."""
-        return self.starting(trainable)[0]
-
-    @cached_property
-    def starting(self) -> Callable[[Parameters], Any]:
-        """Makes a state, and sums of nothing."""
-        batch, objective = self.loaded.put(self.examples[0]), self.settings.objective
-        program = jax.jit(self.learner.start)
-        return lambda trainable: program(trainable, self.fixed, batch, objective)
-
-    @cached_property
-    def examples(self) -> list[Batch]:
-        """An empty batch of each shape."""
-        return examples_of(self.shapes, self.loaded.shards, ("ref_logp",))
-
-    def step_of(self, policy: Member) -> Step:
-        """The optimizer step, of any member."""
-        return Step(
-            self.learner,
-            self.fixed,
-            self.settings.objective,
-            policy.state,
-            self.starting(policy.initial)[1],
-            self.examples,
-            cut=True,
-            put=self.loaded.put,
-            ahead=False,
-        )
 
     def carry_out_round(self, number: int, step: Step, members: Sequence[Member], bar: Bar) -> None:
         """Acquire, learn, compare.
@@ -403,10 +230,10 @@ class Campaign:
                 )
             missing = wanted - len(decided)
             policies = [member.state.trainable for member in members]
-            self.chooser.policy.engine.load(policy_values(self.loaded, policies[0]))
-            self.chooser.curious.engine.load(policy_values(self.loaded, policies[0]))
+            self.tools.chooser.policy.engine.load(policy_values(self.tools.loaded, policies[0]))
+            self.tools.chooser.curious.engine.load(policy_values(self.tools.loaded, policies[0]))
             at = number, len(facts)
-            pool = self.chooser.pool(*at, missing, policies, number == 0, bar.say)
+            pool = self.tools.chooser.pool(*at, missing, policies, number == 0, bar.say)
             if pool.facts["blind"] and not facts:
                 bar.print(
                     f"round {number + 1} chooses at random: policy and reference are the same, so "
@@ -450,7 +277,7 @@ class Campaign:
         """Pairs with what the reference says of every token, asked where it is not known yet."""
         if all("ref_logp" in pair.known for pair in pairs):
             return list(pairs)
-        said = self.rescorer(self.loaded.trainable, [pair.group for pair in pairs])
+        said = self.tools.rescorer(self.tools.loaded.trainable, [pair.group for pair in pairs])
         return [
             replace(pair, known={**pair.known, "ref_logp": one.logp})
             for pair, one in zip(pairs, said, strict=True)
@@ -470,31 +297,35 @@ class Campaign:
         Raises:
             SystemExit: if somebody stopped it; what was learned is saved.
         """
-        begin, end, at = self.begin(number), self.ends[number], int(member.state.step)
+        begin, end, at = (
+            self.schedule.begin(number),
+            self.schedule.ends[number],
+            int(member.state.step),
+        )
         if at >= end:
             return
         if at == begin:
             anew = self.settings.restart or number == 0
-            state = self.start(member.initial if anew else member.state.trainable)
+            state = self.tools.start(member.initial if anew else member.state.trainable)
             member.state = replace(state, step=jax.device_put(np.int32(begin), state.step.sharding))
         plan = plan_within(
-            self.shapes,
+            self.tools.shapes,
             [pair.group for pair in pairs],
-            self.order(number),
+            self.schedule.order(number),
             self.prepared.settings.packing,
             steps=end - begin,
-            shards=self.loaded.shards,
+            shards=self.tools.loaded.shards,
             width=self.prepared.architecture.width,
             known={"ref_logp": [pair.known["ref_logp"] for pair in pairs]},
         )
         finished = run(
             self.prepared,
-            Stored(plan, at, self.loaded.put, before=begin),
+            Stored(plan, at, self.tools.loaded.put, before=begin),
             step,
             member.state,
             measure or (lambda trainable: {}),
             steps=end,
-            put=self.loaded.put,
+            put=self.tools.loaded.put,
             saver=member.saver,
             journal=member.journal,
             bar=bar,
@@ -503,7 +334,8 @@ class Campaign:
         if finished.signal is not None:
             self.console.print(
                 f"stopped by {signal.Signals(finished.signal).name} in round {number + 1}, after "
-                f"step {finished.step} of {self.ends[-1]}. The same command goes on from there."
+                f"step {finished.step} of {self.schedule.ends[-1]}. The same command goes on from "
+                "there."
             )
             raise SystemExit(128 + finished.signal)
 
@@ -520,14 +352,14 @@ class Campaign:
         last = number == self.settings.rounds - 1
         due = last or (number + 1) % self.settings.contest.every == 0
         found, began = {}, time.monotonic()
-        if self.contest is not None and due:
+        if self.tools.contest is not None and due:
             bar.say("comparing")
-            found = self.contest(trainable)
+            found = self.tools.contest(trainable)
         labels = self.settings.labels * (number + 1)
         clock["evaluation"] = time.monotonic() - began
         clock["per_label"] = sum(clock.values()) / self.settings.labels
         numbers = {"round": number, "labels": labels, **bought.facts["numbers"]}
-        policy.journal.write(self.ends[number], "round", numbers, clock)
+        policy.journal.write(self.schedule.ends[number], "round", numbers, clock)
         self.write_preferences(number)
         bar.print(sentence({**numbers, **found}, clock))
         return {"labels": float(labels), **found} if found else {}

@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from experiments.llm import reviews
-from experiments.llm.reviews import Reviews
 from experiments.results import Size
+from experiments.reviews import world as reviews
+from experiments.reviews.world import Reviews
 from llm.data.examples import DataSettings, Example
 from llm.data.rendering import tokenize
 from llm.embedded.pretrain import Pretraining
