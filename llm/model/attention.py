@@ -157,7 +157,8 @@ def attend(
 ) -> Float[Array, "R S H C"]:
     """Average the values of what each query sees, weighted by the softmax of its scores.
 
-    A query that sees nothing, which only padding does, gets the mean of all values.
+    A query that sees nothing, which only padding does, gets the mean of all values, or where the
+    fused kernel works its own value.
 
     Args:
         query: already rotated.
@@ -169,6 +170,8 @@ def attend(
     """
     if softcap is None and _fused(query, key):
         key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
+        # cuDNN's softmax of a row without any entry is NaN, and so would be every gradient.
+        mask = mask | jnp.eye(mask.shape[1], dtype=bool)[None]
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask[:, None], scale=scale, implementation="cudnn"
         )
