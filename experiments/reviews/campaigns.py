@@ -50,6 +50,9 @@ WORLD_SECONDS, ONLINE_FACTOR = 300.0, 3.0
 """What the model and the judges take, and an online campaign in units of another: for the estimate
 of the time left."""
 
+ROW, ROWS = 192, 24
+"""Positions of a row, which three pairs share, and rows that 64 pairs mostly fit into."""
+
 LORA_FACTOR = 10.0
 """Adapters learn at so many times the rate."""
 
@@ -111,13 +114,14 @@ def budget_of(size: Size) -> Budget:
     )
     default = Budget(
         reviews=reviews_of(size),
-        epochs=10.0,
+        epochs=5.0,
         pairs=16,
-        prompts=4,
+        prompts=2,
+        samples=4,
         contest=512,
         rows=512,
-        learning_rates=(1e-4, 3e-4, 1e-3),
-        seconds=100.0,
+        learning_rates=(3e-4, 1e-3, 3e-3),
+        seconds=90.0,
     )
     return size.choose(quick, default, Budget(reviews=reviews_of(size)))
 
@@ -251,7 +255,7 @@ def settings_of(budget: Budget, plan: Plan, out: Path) -> Any:
             clip_norm=float("inf"),
         ),
         reading=DataSettings(eval_source=str(prompts_file(budget.reviews, held_out=True))),
-        packing=PackingSettings(shapes=1),
+        packing=PackingSettings(row_length=ROW, max_tokens=ROWS * ROW, shapes=1),
         sampling=SamplingSettings(max_new_tokens=LONGEST, rows=budget.rows),
         log=LogSettings(every=10**6),
         save=SaveSettings(every=10**6, keep=1),
