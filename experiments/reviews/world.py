@@ -145,19 +145,10 @@ DEFAULT = Reviews(
 )
 FULL = Reviews(
     model=Pretraining(
-        vocabulary=8192,
-        width=320,
-        layers=6,
-        heads=5,
-        mlp_width=896,
-        context=128,
-        batch=512,
-        steps=1500,
-        learning_rate=2e-3,
-        initial_std=0.04,
+        vocabulary=4096, width=128, layers=4, heads=4, mlp_width=352, context=64, steps=2200
     ),
-    length=64,
-    beginnings=False,
+    length=48,
+    beginnings=True,
     prompts=75_000,
     held_out=1024,
 )
@@ -181,7 +172,7 @@ class Judge:
 
 
 def reviews_of(size: Size) -> Reviews:
-    """The world at a size: quick to see that it works, full for one large GPU."""
+    """The world at a size: quick to see that it works, full for a GPU."""
     return size.choose(QUICK, DEFAULT, FULL)
 
 
