@@ -69,6 +69,8 @@ class Panel:
 
 PAIR = ("preferred", "rejected")
 PANELS = (
+    Panel("Win rate", "share against the reference", ("win_rate",), (), 0.5),
+    Panel("Surprise", "share of the labels bought", ("surprise",), (), 0.5),
     Panel("Loss", "the objective's loss", ("loss",)),
     Panel("Pairs in the right order", "share (chance: 0.5)", ("accuracy",), (), 0.5),
     Panel("Margin", "preferred minus rejected", ("margin",), (), 0.0),
@@ -183,7 +185,8 @@ def fill(
             if metric not in run.train:
                 continue
             line = ":" if number else style.line_of(run.objective)
-            x, y = curve(ax, run.train[metric], run.reach, colour, line)
+            few = run.train[metric].shape[1] < SMOOTHED
+            x, y = curve(ax, run.train[metric], 0 if few else run.reach, colour, line)
             last = max(last, x)
             if metric in run.held_out:
                 held(ax, run.held_out[metric], colour)

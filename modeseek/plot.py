@@ -86,7 +86,11 @@ def curves(folder: Path, name: str) -> "Curves":
     stale = train.get("off_policy_per_token")
     if stale is not None and stale[1].max() < ROUNDING:
         del train["off_policy_per_token"]  # every step saw samples of the policy it moved
-    return Curves(name, objective, train | fresh, held_out)
+    # Rounds of a campaign are few, and what they are about is measured on held-out prompts.
+    rounds = {"surprise": columns(lines, "round").get("surprise")}
+    rounds["win_rate"] = held_out.get("win_rate")
+    known = {metric: values for metric, values in rounds.items() if values is not None}
+    return Curves(name, objective, train | fresh | known, held_out)
 
 
 def decided(line: dict[str, Any]) -> dict[str, Any]:

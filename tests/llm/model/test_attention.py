@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llm.model import attention
 from llm.model.attention import (
     attend,
     attend_back,
@@ -138,3 +139,23 @@ def test_a_long_row_in_blocks_sees_what_it_sees_at_once(key, monkeypatch):
 
     whole, blocks = both(attend), both(attend_back)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, blocks)
+
+
+def test_the_fused_kernel_is_never_given_a_query_that_sees_nothing(monkeypatch):
+    """Its softmax of nothing is NaN on the GPU, and every gradient of the step with it."""
+    given = []
+
+    def fused(query, key, value, *, mask, **options):
+        given.append(mask)
+        return query
+
+    monkeypatch.setattr(attention, "_fused", lambda query, key: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", fused)
+    segments = jnp.asarray([[1, 1, 1, 2, 0, 0], [0, 0, 1, 1, 1, 1]])
+    mask = visible(segments, jnp.zeros_like(segments))
+    heads = jnp.zeros((2, 6, 2, 8))
+    attend(heads, heads.swapaxes(1, 2), heads.swapaxes(1, 2), mask, scale=1.0, softcap=None)
+    [seen] = given
+    assert seen.shape == (2, 1, 6, 6) and seen.any(axis=-1).all()
+    real = (segments != 0)[:, None, :, None]
+    np.testing.assert_array_equal(seen & real, mask[:, None] & real)
