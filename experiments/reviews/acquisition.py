@@ -145,9 +145,9 @@ def judge(rates: PerFunction, surprise: PerFunction, labels: np.ndarray) -> list
         return judged(
             claim,
             source=APL,
-            evidence=f"win rate, {name} - random: {listed(after)}; mean {signed(gaps[name])}",
-            holds={place: gap.low > 0 for place, gap in after.items()},
-            subject="at",
+            evidence=f"mean win rate after the first round, {name} - random: "
+            f"{signed(gaps[name])}; {listed(after)}",
+            holds={"here": gaps[name].low > 0},
         )
 
     first = next(iter(by_round["certainty"].items()))
