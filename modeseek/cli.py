@@ -37,6 +37,7 @@ EXAMPLES = (
     ("modeseek train ipo --model DIR --data FILE", "your model, your preferences"),
     ("modeseek train online_dpo --reward short", "learn from what it writes itself"),
     ("modeseek rollouts runs/online_dpo --iteration -1", "what the policy writes, best to worst"),
+    ("modeseek active certainty", "ask for the labels that matter"),
     ("modeseek chat runs/dpo/model", "what came of it"),
 )
 

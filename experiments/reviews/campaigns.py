@@ -4,8 +4,9 @@ The protocol is the paper's for IMDB: a model that has read reviews goes on from
 a judge says which of two continuations is the more positive, DPO learns from the labels so far,
 from the reference anew in every round, and the policy is compared with the reference. What the
 paper has of the Hub and of GPT-4 is made here from the reviews themselves: a smaller model and a
-classifier. The learning rate is the one of ``LEARNING_RATES`` at which *random* choice does best,
-with a seed of its own.
+classifier. A model of another size needs another learning rate, so of a few the one is taken at
+which the win rates of *random* choice, with a seed of its own, are nearest to the authors' with
+random choice: what choosing gains is then compared where there is as much to gain.
 
 Source: Muldrew et al. 2024, arXiv:2402.08114; settings of the authors' published code.
 """
@@ -25,6 +26,7 @@ from jaxtyping import Float64
 from experiments.llm.runs import Columns, Unit, columns
 from experiments.llm.study import ROOT, code_digest, keep, kept
 from experiments.results import Size
+from experiments.reviews import authors
 from experiments.reviews.world import (
     REPORT,
     Reviews,
@@ -50,8 +52,8 @@ WORLD_SECONDS, ONLINE_FACTOR = 300.0, 3.0
 """What the model and the judges take, and an online campaign in units of another: for the estimate
 of the time left."""
 
-ROW, ROWS = 192, 24
-"""Positions of a row, which three pairs share, and rows that 64 pairs mostly fit into."""
+ROW, SHARE = 192, 3
+"""Positions of a row, and pairs that mostly share one."""
 
 LORA_FACTOR = 10.0
 """Adapters learn at so many times the rate."""
@@ -70,7 +72,8 @@ class Budget:
         pairs: written for each that is chosen by its score.
         prompts: whose entropy is estimated for each that is kept.
         samples: of each, for that.
-        phases: of the online variant, each of ``batch`` fresh labels and one gradient step.
+        phases: of the online variant, each of fresh labels and one gradient step.
+        phase: labels of a phase.
         online_pairs: written there for each that is chosen.
         contest: held-out prompts.
         rows: responses written side by side.
@@ -87,6 +90,7 @@ class Budget:
     prompts: int = 8
     samples: int = 8
     phases: int = 200
+    phase: int = 64
     online_pairs: int = 8
     contest: int = 1024
     rows: int = 4096
@@ -106,6 +110,7 @@ def budget_of(size: Size) -> Budget:
         prompts=2,
         samples=4,
         phases=4,
+        phase=16,
         online_pairs=2,
         contest=64,
         rows=256,
@@ -114,14 +119,17 @@ def budget_of(size: Size) -> Budget:
     )
     default = Budget(
         reviews=reviews_of(size),
-        epochs=5.0,
+        epochs=3.0,
+        batch=16,
         pairs=16,
         prompts=2,
         samples=4,
+        phases=100,
+        phase=16,
         contest=512,
         rows=512,
-        learning_rates=(3e-4, 1e-3, 3e-3),
-        seconds=90.0,
+        learning_rates=(1e-4, 3e-4, 1e-3),
+        seconds=75.0,
     )
     return size.choose(quick, default, Budget(reviews=reviews_of(size)))
 
@@ -222,6 +230,8 @@ def settings_of(budget: Budget, plan: Plan, out: Path) -> Any:
 
     rate = learning_rate(budget) if plan.learning_rate is None else plan.learning_rate
     labeller = judge(budget.reviews, small=plan.small_judge).folder
+    batch = budget.phase if plan.online else budget.batch
+    rows = -(-batch // SHARE) + 1
     return Active(
         model=str(reference(budget.reviews)),
         data=str(prompts_file(budget.reviews)),
@@ -229,9 +239,9 @@ def settings_of(budget: Budget, plan: Plan, out: Path) -> Any:
         reward=f"classifier-whole:{labeller}",
         gold=f"classifier-whole:{judge(budget.reviews).folder}",
         rounds=budget.phases if plan.online else budget.rounds,
-        labels=budget.batch if plan.online else budget.labels,
+        labels=budget.phase if plan.online else budget.labels,
         epochs=1.0 if plan.online else plan.epochs * budget.epochs,
-        batch=budget.batch,
+        batch=batch,
         restart=plan.restart and not plan.online,
         learn="newest" if plan.online else "all",
         seed=plan.seed,
@@ -255,7 +265,7 @@ def settings_of(budget: Budget, plan: Plan, out: Path) -> Any:
             clip_norm=float("inf"),
         ),
         reading=DataSettings(eval_source=str(prompts_file(budget.reviews, held_out=True))),
-        packing=PackingSettings(row_length=ROW, max_tokens=ROWS * ROW, shapes=1),
+        packing=PackingSettings(row_length=ROW, max_tokens=rows * ROW, shapes=1),
         sampling=SamplingSettings(max_new_tokens=LONGEST, rows=budget.rows),
         log=LogSettings(every=10**6),
         save=SaveSettings(every=10**6, keep=1),
@@ -283,9 +293,11 @@ def tuning_plans(budget: Budget) -> list[Plan]:
 
 
 def learning_rate(budget: Budget) -> float:
-    """At which random choice has the largest area under its curve."""
-    areas = [area(win_rates(budget, plan)) for plan in tuning_plans(budget)]
-    return budget.learning_rates[int(np.argmax(areas))]
+    """At which random choice comes nearest to the authors' random choice, after every round."""
+    labels = budget.labels * np.arange(1, budget.rounds + 1)
+    theirs = np.interp(labels, authors.LABELS, [mean for mean, _ in authors.WIN_RATES["random"]])
+    apart = [np.abs(win_rates(budget, plan) - theirs).mean() for plan in tuning_plans(budget)]
+    return budget.learning_rates[int(np.argmin(apart))]
 
 
 def win_rates(budget: Budget, plan: Plan) -> Float64[np.ndarray, " records"]:
@@ -293,11 +305,6 @@ def win_rates(budget: Budget, plan: Plan) -> Float64[np.ndarray, " records"]:
     found = measured(budget, plan)["eval"]
     rates = zip(found["step"], found["win_rate"], strict=True)
     return np.array([rate for step, rate in rates if step > 0])
-
-
-def area(rates: Float64[np.ndarray, "*seeds records"]) -> Any:
-    """Mean win rate over the rounds: the area under the curve of win rate against labels."""
-    return rates.mean(axis=-1)
 
 
 def units_of(budget: Budget, plans: Iterable[Plan], seeds: int) -> list[Unit]:

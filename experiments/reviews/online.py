@@ -35,7 +35,7 @@ def run(size: Size) -> Result:
     """Read all campaigns and judge."""
     budget = budget_of(size)
     rates = {name: stacked(budget, plan, size.seeds) for name, plan in PLANS.items()}
-    labels = budget.batch * records(budget)
+    labels = budget.phase * records(budget)
     return Result(
         name="reviews_online",
         verdicts=judge(rates, labels),
@@ -49,7 +49,7 @@ def run(size: Size) -> Result:
             "functions": list(FUNCTIONS),
             "seeds": size.seeds,
             "phases": budget.phases,
-            "labels_per_phase": budget.batch,
+            "labels_per_phase": budget.phase,
             "online_pairs": budget.online_pairs,
             **described(budget),
         },

@@ -8,10 +8,11 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -59,20 +60,35 @@ class Options:
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> None:
     """Parse a line and do it; exit with 2 for bad input."""
-    for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
-    program = f"python -m experiments.llm.full_scale.{study.name}"
-    options = tyro.cli(
-        Options,
-        args=sys.argv[1:] if arguments is None else list(arguments),
-        prog=program,
-        description=study.title,
-    )
-    try:
+    with bad_input_is_one_line(study.name):
+        options = tyro.cli(
+            Options,
+            args=sys.argv[1:] if arguments is None else list(arguments),
+            prog=program(study.name),
+            description=study.title,
+        )
         run(study, options, Console(highlight=False))
+
+
+def program(name: str) -> str:
+    """How a study is called."""
+    return f"python -m experiments.llm.full_scale.{name}"
+
+
+@contextmanager
+def bad_input_is_one_line(name: str) -> Iterator[None]:
+    """Within the block libraries are quiet, and what cannot be done is one red line.
+
+    Raises:
+        SystemExit: with 2, for bad input.
+    """
+    for variable in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
+    try:
+        yield
     except (ValueError, OSError, FloatingPointError) as error:
         complain = Console(stderr=True, soft_wrap=True, highlight=False)
-        complain.print(f"[bold red]{study.name}:[/] {escape(str(error))}")
+        complain.print(f"[bold red]{name}:[/] {escape(str(error))}")
         raise SystemExit(2) from None
 
 
@@ -86,7 +102,7 @@ def run(study: Study, options: Options, console: Console) -> None:
     """
     if options.gold is not None:
         parse(options.gold)  # hours before a stage would find it wrong
-    device, count = devices_of(options)
+    device, count = devices_of(options.device, options.devices, dry_run=options.dry_run)
     place = Place(
         model=options.model or study.model,
         data=options.data,
@@ -96,7 +112,7 @@ def run(study: Study, options: Options, console: Console) -> None:
         devices=count,
         limit=ROWS if options.rehearse else None,
     )
-    architecture = architecture_of(study, place)
+    architecture = architecture_of(place.model, study.model, study.config)
     facts = read_facts(study, place) or study.assumed
 
     def planned() -> list[Planned]:
@@ -127,21 +143,26 @@ def run(study: Study, options: Options, console: Console) -> None:
     console.print(f"[bold]{study.name} is complete:[/] {place.out}")
 
 
-def devices_of(options: Options) -> tuple[Device, int]:
+def devices_of(name: str | None, many: int | None, *, dry_run: bool) -> tuple[Device, int]:
     """What to plan for: what is asked for, or else what is at hand.
+
+    Args:
+        name: of a device; None for what is at hand.
+        many: how many of them; None for as many as are at hand.
+        dry_run: whether nothing will run on them.
 
     Raises:
         ValueError: for devices that nothing is known of, or a run on others than there are.
     """
     here = jax.device_count()
-    if not options.dry_run and options.devices not in (None, here):
+    if not dry_run and many not in (None, here):
         raise ValueError(
-            f"--devices is {options.devices}, and a run uses all {here} that are here: leave it "
+            f"--devices is {many}, and a run uses all {here} that are here: leave it "
             "out, or add --dry-run to plan for others."
         )
-    count = options.devices or (here if options.device is None or not options.dry_run else 1)
-    if options.device is not None:
-        return device_named(options.device), count
+    count = many or (here if name is None or not dry_run else 1)
+    if name is not None:
+        return device_named(name), count
     kind = jax.devices()[0].device_kind
     if jax.default_backend() == "cpu":
         return device_named("cpu"), count
@@ -151,16 +172,25 @@ def devices_of(options: Options) -> tuple[Device, int]:
     return known[0], count
 
 
-def architecture_of(study: Study, place: Place) -> Architecture:
-    """Of the model, from its folder where there is one, else from what the study knows of it."""
-    if Path(place.model).is_dir():
-        return read_architecture(Path(place.model))
-    if place.model != study.model:
+def architecture_of(model: str, usual: str, config: Mapping[str, Any]) -> Architecture:
+    """Of the model, from its folder where there is one, else from what the study knows of it.
+
+    Args:
+        model: folder, or Hub name.
+        usual: the study's own.
+        config: of that.
+
+    Raises:
+        ValueError: for a model that is neither a folder nor the study's own.
+    """
+    if Path(model).is_dir():
+        return read_architecture(Path(model))
+    if model != usual:
         raise ValueError(
-            f"--model {place.model} is no folder, and a plan needs its config.json: give a folder, "
-            f"or leave it out for {study.model}."
+            f"--model {model} is no folder, and a plan needs its config.json: give a folder, "
+            f"or leave it out for {usual}."
         )
-    return architecture_from_config(study.config)
+    return architecture_from_config(config)
 
 
 def facts_file(study: Study, place: Place) -> Path:
