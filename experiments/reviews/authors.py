@@ -9,6 +9,8 @@ Source: Muldrew et al. 2024, arXiv:2402.08114, from the tables and notebooks of 
 import numpy as np
 
 LABELS = (128, 256, 512, 768)
+ROUNDS = tuple(many // 128 for many in LABELS)
+"""After which these numbers of labels were there."""
 
 # Mean and standard error over 9 seeds (entropy 6), 1,024 prompts each, against the initial model.
 WIN_RATES = {

@@ -119,7 +119,8 @@ def budget_of(size: Size) -> Budget:
     )
     default = Budget(
         reviews=reviews_of(size),
-        epochs=3.0,
+        labels=32,
+        epochs=10.0,
         batch=16,
         pairs=16,
         prompts=2,
@@ -128,8 +129,8 @@ def budget_of(size: Size) -> Budget:
         phase=16,
         contest=512,
         rows=512,
-        learning_rates=(1e-4, 3e-4, 1e-3),
-        seconds=75.0,
+        learning_rates=(3e-5, 1e-4, 3e-4),
+        seconds=70.0,
     )
     return size.choose(quick, default, Budget(reviews=reviews_of(size)))
 
@@ -294,8 +295,8 @@ def tuning_plans(budget: Budget) -> list[Plan]:
 
 def learning_rate(budget: Budget) -> float:
     """At which random choice comes nearest to the authors' random choice, after every round."""
-    labels = budget.labels * np.arange(1, budget.rounds + 1)
-    theirs = np.interp(labels, authors.LABELS, [mean for mean, _ in authors.WIN_RATES["random"]])
+    rounds = np.arange(1, budget.rounds + 1)
+    theirs = np.interp(rounds, authors.ROUNDS, [mean for mean, _ in authors.WIN_RATES["random"]])
     apart = [np.abs(win_rates(budget, plan) - theirs).mean() for plan in tuning_plans(budget)]
     return budget.learning_rates[int(np.argmin(apart))]
 

@@ -136,7 +136,7 @@ def keep(budget: campaigns.Budget, plan: Plan, rates: list[float]) -> None:
     path.write_text(json.dumps({"curves": curves}))
 
 
-def test_the_learning_rate_is_the_one_at_which_random_choice_is_nearest_to_the_authors(
+def test_the_learning_rate_is_where_random_choice_is_nearest_to_the_authors(
     nothing_made,
 ):
     budget = budget_of(FULL)

@@ -10,8 +10,8 @@ and 0.600 for ``certainty``; 0.511, 0.566, 0.559 and 0.581 for ``entropy``; 0.52
 0.592 for ``hybrid``.
 
 The judge, and how to give another, is as in ``active_imdb``; so is what to do about weights that
-are a pickle. Posts of strangers are sent to it. The model is of one billion parameters, as in the
-authors' scripts, though theirs is at times called one of 1.4.
+are a pickle. Posts of strangers are sent to it. The model is the one of the authors' scripts, with
+one billion parameters; what is written about their paper at times says 1.4.
 
 Source: Muldrew et al. 2024, arXiv:2402.08114; sh/run-tldr2-runpod.sh of the authors' repository
     willmuldrew/active-preference-learning, branch ``sub`` at 998f5d5.

@@ -53,11 +53,13 @@ def described(planned: CampaignPlan) -> list[tuple[str, str]]:
     first = [str(one.labels) for one in planned.rounds[:3]]
     last = [str(one.labels) for one in planned.rounds[3:][-1:]]
     size = sum(i.bytes for i in found.memory if i.what in (WEIGHTS, OPTIMIZER)) / GIB
+    model = escape(settings.model or "")
+    speed = "the usual rate" if rate is None else f"{rate:.2g}"
     rival = "the initial model" if contest.against == "initial" else "the data set's own responses"
     return [
         (
             "model",
-            f"{escape(settings.model or '')}, {settings.dtype}, {found.devices} x {found.device.name}",
+            f"{model}, {settings.dtype}, {found.devices} x {found.device.name}",
         ),
         (
             "prompts",
@@ -75,7 +77,7 @@ def described(planned: CampaignPlan) -> list[tuple[str, str]]:
         (
             "learning",
             f"DPO, beta {settings.objective.beta:g}; {settings.epochs:g} epochs over "
-            f"{settings.learn} labels in steps of {settings.batch} pairs at {rate:.2g}, "
+            f"{settings.learn} labels in steps of {settings.batch} pairs at {speed}, "
             f"{'from the reference each time' if settings.restart else 'going on'}",
         ),
         (
