@@ -18,8 +18,8 @@ from experiments.results import Result
 from figures import acquisitions, style
 
 CHOOSING = ("entropy", "certainty", "hybrid")
-NUDGE = 9.0
-"""Labels by which error bars of one round stand apart."""
+NUDGE = 0.16
+"""Rounds by which error bars of one round stand apart."""
 
 
 def draw(result: Result) -> Figure:
@@ -78,15 +78,15 @@ def authors(ax: Axes, result: Result) -> None:
 
 def gains(ax: Axes, result: Result, rates: dict[str, np.ndarray]) -> None:
     """What choosing gains over random choice after each round, ours and theirs."""
-    labels, arrays = result.arrays["labels"], result.arrays
+    arrays = result.arrays
     theirs = dict(zip(result.settings["authors_functions"], arrays["authors_mean"], strict=True))
+    rounds, many = np.arange(1, len(arrays["labels"]) + 1), len(CHOOSING)
     ax.axhline(0, color=style.INK, linewidth=1.4, linestyle=(0, (5, 2)), zorder=0)
-    unit = (labels[1] - labels[0]) / 128
     for place, name in enumerate(CHOOSING):
-        colour = acquisitions.COLOURS[name]
-        gaps = [difference(rates[name][:, at], rates["random"][:, at]) for at in range(len(labels))]
+        colour, aside = acquisitions.COLOURS[name], NUDGE * (place - (many - 1) / 2)
+        gaps = [difference(rates[name][:, at], rates["random"][:, at]) for at in rounds - 1]
         ax.errorbar(
-            labels + (place - 1) * NUDGE * unit,
+            rounds + aside,
             [gap.mean for gap in gaps],
             yerr=[gap.half_width for gap in gaps],
             fmt="o",
@@ -94,27 +94,16 @@ def gains(ax: Axes, result: Result, rates: dict[str, np.ndarray]) -> None:
             capsize=4,
             label=acquisitions.title(name),
         )
-        ax.plot(
-            arrays["authors_labels"] + (place - 1) * NUDGE,
-            theirs[name] - theirs["random"],
-            linestyle="none",
-            marker="x",
-            markersize=10,
-            markeredgewidth=2.4,
-            color=colour,
-        )
-    ax.plot(
-        [],
-        [],
-        linestyle="none",
-        marker="x",
-        markersize=9,
-        color=acquisitions.GREY,
-        label="the authors",
-    )
+        crosses(ax, arrays["authors_rounds"] + aside, theirs[name] - theirs["random"], colour)
+    crosses(ax, np.zeros(0), np.zeros(0), acquisitions.GREY, label="the authors")
     ax.legend(fontsize=12, loc="best")
-    ax.set(xlabel="labels", ylabel="difference in win rate")
-    ax.set_xticks(labels)
+    ax.set(xlabel="round", ylabel="difference in win rate", xticks=rounds)
+
+
+def crosses(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, **more: str) -> None:
+    """What was measured by somebody else."""
+    look = {"linestyle": "none", "marker": "x", "markersize": 10, "markeredgewidth": 2.4}
+    ax.plot(x, y, color=colour, **look, **more)  # pyright: ignore[reportArgumentType]
 
 
 def every(ax: Axes, rates: dict[str, np.ndarray]) -> None:

@@ -100,8 +100,9 @@ def memory(
         items.append(Item("reward models", scored_by * MASTER * total(shapes) / pieces, "always"))
     S = settings.packing.row_length or longest_group(settings, recipe, load)
     R = max(1, settings.packing.max_tokens // S)
-    per_row, copies = residuals(a, S, dtype, settings.remat, fused=device.kind == "gpu")
-    working, _ = residuals(a, S, dtype, "none", fused=device.kind == "gpu")
+    fused = device.kind == "gpu" and dtype.itemsize == 2  # as llm.model.attention decides
+    per_row, copies = residuals(a, S, dtype, settings.remat, fused=fused)
+    working, _ = residuals(a, S, dtype, "none", fused=fused)
     tensor = settings.mesh.tensor
     items += [
         Item("gradient of a micro-batch", weights, "training"),

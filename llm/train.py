@@ -222,6 +222,7 @@ def run(
     saver: Saver,
     journal: Journal,
     bar: Bar,
+    save_end: bool = True,
 ) -> Finished:
     """Take the steps that are left.
 
@@ -236,6 +237,7 @@ def run(
         saver: of checkpoints.
         journal: of metrics.
         bar: of progress.
+        save_end: whether the last step is worth a checkpoint wherever it falls.
 
     Raises:
         FloatingPointError: if a loss or gradient is not finite; names what was the first to go. The
@@ -276,16 +278,19 @@ def run(
                 if pending is not None:
                     read(*pending)
                 pending = (number, report)
-                look = number == steps or is_multiple(number, settings.evaluate_every)
+                end = number == steps
+                look = end or is_multiple(number, settings.evaluate_every)
                 asked = stop.signal  # once: what comes later waits for the next step
-                if look or asked is not None or is_multiple(number, settings.save.every):
+                due = asked is not None or is_multiple(number, settings.save.every)
+                if look or due:
                     read(*pending)
                     pending = None
                     # A checkpoint of a step is saved last: what it stands for has been written.
                     found = evaluate(state.trainable) if look else {}
                     if found:
                         journal.write(number, "eval", found, clock.line())
-                    saver.save(number, state)
+                    if due or save_end or not end:
+                        saver.save(number, state)
         except NotFinite as found:
             state = replace(state, finite=jax.device_put(np.ones((), bool)))
             saver.save(found.step - 1, state)

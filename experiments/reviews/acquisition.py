@@ -64,6 +64,7 @@ def run(size: Size) -> Result:
             "surprise": np.stack(list(surprise.values())),
             "seconds": seconds(budget, size.seeds),
             "authors_labels": np.array(authors.LABELS),
+            "authors_rounds": np.array(authors.ROUNDS),
             "authors_mean": means,
             "authors_error": errors,
         },

@@ -297,11 +297,8 @@ class Campaign:
         Raises:
             SystemExit: if somebody stopped it; what was learned is saved.
         """
-        begin, end, at = (
-            self.schedule.begin(number),
-            self.schedule.ends[number],
-            int(member.state.step),
-        )
+        begin, end = self.schedule.begin(number), self.schedule.ends[number]
+        at, last = int(member.state.step), number == self.settings.rounds - 1
         if at >= end:
             return
         if at == begin:
@@ -329,6 +326,9 @@ class Campaign:
             saver=member.saver,
             journal=member.journal,
             bar=bar,
+            # A round can be learned again from what is on disk, so where rounds are short not
+            # every one is worth a checkpoint.
+            save_end=last or end - member.saver.saved >= self.settings.save.every,
         )
         member.state = finished.state
         if finished.signal is not None:

@@ -217,6 +217,7 @@ def test_the_figures_draw_what_the_experiments_leave():
             "labels": LABELS,
             "win_rate": np.stack(list(given.values())),
             "authors_labels": np.array(authors.LABELS),
+            "authors_rounds": np.array(authors.ROUNDS),
             "authors_mean": mean,
             "authors_error": error,
         },

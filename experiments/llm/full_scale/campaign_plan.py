@@ -212,8 +212,7 @@ def resources(
     devices: int,
 ) -> Estimate:
     """Memory, tokens, arithmetic and time of all rounds and contests."""
-    whole_precision = device.kind == "gpu" and settings.dtype == "float32"
-    if whole_precision:
+    if device.kind == "gpu" and settings.dtype == "float32":
         device = dataclasses.replace(device, flops=TF32 * device.flops)
     most = settings.sampling.max_new_tokens
     load = Workload(
@@ -242,9 +241,7 @@ def resources(
     )
     # Pools are written many side by side, whatever the batch is.
     pool = dataclasses.replace(training, batch=max(one.pairs for one in rounds), steps=1)
-    # And fused attention, which a GPU has and a TPU has not, takes half precision only.
-    unfused = dataclasses.replace(device, kind="tpu") if whole_precision else device
-    held = estimate(architecture, RECIPE, recipe, pool, load, unfused, devices).memory
+    held = estimate(architecture, RECIPE, recipe, pool, load, device, devices).memory
 
     rivals = 1 if settings.contest.against == "initial" and contests else 0
     answered = contests + rivals

@@ -192,7 +192,7 @@ def test_the_decided_pairs_are_written_as_a_data_set_with_who_and_when(straight)
     assert all(row["chosen"] != row["rejected"] and row["at"] for row in rows)
 
 
-def killed_at(moment: str, out: Path, start: Start, monkeypatch) -> None:
+def killed_at(moment: str, out: Path, start: Start, monkeypatch, **flags: Any) -> None:
     """Begin a campaign and end it in the middle, as a kill does."""
 
     class Killed(BaseException):
@@ -225,7 +225,7 @@ def killed_at(moment: str, out: Path, start: Start, monkeypatch) -> None:
         patch.setattr(Saver, "save", saved)
         patch.setattr(campaign, "write_rollouts", written)
         with pytest.raises(Killed):
-            start(out)
+            start(out, **flags)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +249,19 @@ def test_after_a_kill_it_goes_on_to_the_bit_and_nobody_is_asked_twice(
     told = [line for line in (out / "labels.jsonl").read_text().splitlines() if line.endswith("}")]
     pairs_asked = [json.loads(line)["pair"] for line in told]
     assert len(pairs_asked) == len(set(pairs_asked))
+
+
+def test_rounds_without_a_checkpoint_are_learned_again_and_nobody_is_asked_again(
+    straight, start, tmp_path, monkeypatch
+):
+    out, seldom = tmp_path / "run", {"save.every": 1000}
+    killed_at("before learning", out, start, monkeypatch, **seldom)
+    assert saved_steps(out) == [0]
+    asked = (out / "labels.jsonl").read_text()
+    start(out, **seldom)
+    assert saved_steps(out) == [0, ENDS[-1]]
+    assert (out / "labels.jsonl").read_text().startswith(asked)
+    assert_same_run(out, straight)
 
 
 def test_ctrl_c_while_it_learns_saves_and_says_how_to_go_on(
