@@ -3,7 +3,7 @@
 import importlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -215,6 +215,16 @@ def verdict_markdown(verdicts: dict[str, list[Verdict]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def tables(names: Iterable[str], results: Path) -> str:
+    """What some experiments have to say in a table of their own, below the claims."""
+    found = []
+    for name in names:
+        module = importlib.import_module(module_of(name))
+        if hasattr(module, "table"):
+            found.append(f"\n## {name}\n\n{module.table(load(results, name))}")
+    return "".join(found)
+
+
 def main(arguments: list[str]) -> None:
     """Parse the line and do it."""
     options = tyro.cli(Reproduce, args=arguments, prog="modeseek reproduce")
@@ -259,7 +269,8 @@ def main(arguments: list[str]) -> None:
             draw(load(out / studies[name], name), out / "figures", options.formats)
     for study in dict.fromkeys(studies.values()):
         of_study = {name: found for name, found in verdicts.items() if studies[name] == study}
-        (out / CLAIMS[study]).write_text(verdict_markdown(of_study), encoding="utf-8")
+        text = verdict_markdown(of_study) + tables(of_study, out / study)
+        (out / CLAIMS[study]).write_text(text, encoding="utf-8")
     console.print(verdict_table(verdicts))
     folders = " and ".join(str(out / study) for study in dict.fromkeys(studies.values()))
     tables = " and ".join(str(out / CLAIMS[study]) for study in dict.fromkeys(studies.values()))

@@ -266,3 +266,31 @@ def test_the_figures_draw_what_the_experiments_leave():
         },
     )
     assert len(reviews_beyond.draw(result).axes) == 2
+
+
+def test_the_table_has_ours_beside_the_authors():
+    mean, error = authors.table()
+    given = found(certainty=0.05)
+    result = Result(
+        name="reviews_acquisition",
+        verdicts=[],
+        arrays={
+            "labels": LABELS,
+            "win_rate": np.stack(list(given.values())),
+            "authors_labels": np.array(authors.LABELS),
+            "authors_rounds": np.array(authors.ROUNDS),
+            "authors_mean": mean,
+            "authors_error": error,
+        },
+        settings={
+            "functions": list(given),
+            "authors_functions": list(authors.WIN_RATES),
+            "seeds": SEEDS,
+        },
+    )
+    lines = acquisition.table(result).splitlines()
+    rows = {line.split("|")[1].strip(): line for line in lines[4:]}
+    assert list(rows) == list(acquisition.PLANS)
+    assert "0.816 ± 0.009" in rows["certainty"] and "(no difference)" not in rows["certainty"]
+    assert "(no difference)" in rows["middle"]
+    assert len({line.count("|") for line in lines[2:]}) == 1
