@@ -215,7 +215,7 @@ def verdict_markdown(verdicts: dict[str, list[Verdict]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tables(names: Iterable[str], results: Path) -> str:
+def own_tables(names: Iterable[str], results: Path) -> str:
     """What some experiments have to say in a table of their own, below the claims."""
     found = []
     for name in names:
@@ -269,7 +269,9 @@ def main(arguments: list[str]) -> None:
             draw(load(out / studies[name], name), out / "figures", options.formats)
     for study in dict.fromkeys(studies.values()):
         of_study = {name: found for name, found in verdicts.items() if studies[name] == study}
-        text = verdict_markdown(of_study) + tables(of_study, out / study)
+        text = verdict_markdown(of_study)
+        if study in STUDIES:
+            text += own_tables(of_study, out / study)
         (out / CLAIMS[study]).write_text(text, encoding="utf-8")
     console.print(verdict_table(verdicts))
     folders = " and ".join(str(out / study) for study in dict.fromkeys(studies.values()))
