@@ -138,6 +138,7 @@ class Campaign:
         self.name, self.settings, self.prepared, self.console = name, settings, prepared, console
         self.folder, self.labels = prepared.out, open_labels(prepared.out)
         self.tools, self.schedule = Workshop(name, settings, prepared), Schedule(settings)
+        self.bought: dict[int, Rollouts] = {}
 
     def carry_out(self) -> None:
         """All rounds that are left, and the model that comes of them."""
@@ -193,8 +194,7 @@ class Campaign:
         """
         bought = self.acquire(number, members, bar)
         first = number if self.settings.learn == "newest" else 0
-        before = [read_rollouts(path_of(self.folder, earlier)) for earlier in range(first, number)]
-        pairs = [pair for rollouts in (*before, bought) for pair in rollouts.rollouts]
+        pairs = self.labelled(first, number)
         began = time.monotonic()
 
         def measure(trainable: Parameters) -> dict[str, float]:
@@ -204,6 +204,14 @@ class Campaign:
 
         for member in reversed(members):
             self.learn(number, member, step, pairs, measure if member is members[0] else None, bar)
+
+    def labelled(self, first: int, last: int) -> list[Rollout]:
+        """The labelled pairs of some rounds, the last included."""
+        for number in range(first, last + 1):
+            if number not in self.bought:
+                self.bought[number] = read_rollouts(path_of(self.folder, number))
+        rounds = (self.bought[number].rollouts for number in range(first, last + 1))
+        return [pair for rollouts in rounds for pair in rollouts]
 
     def acquire(self, number: int, members: Sequence[Member], bar: Bar) -> Rollouts:
         """The labelled pairs of a round, with what the reference says of them.
@@ -230,8 +238,7 @@ class Campaign:
                 )
             missing = wanted - len(decided)
             policies = [member.state.trainable for member in members]
-            self.tools.chooser.policy.engine.load(policy_values(self.tools.loaded, policies[0]))
-            self.tools.chooser.curious.engine.load(policy_values(self.tools.loaded, policies[0]))
+            self.tools.chooser.load(policy_values(self.tools.loaded, policies[0]))
             at = number, len(facts)
             pool = self.tools.chooser.pool(*at, missing, policies, number == 0, bar.say)
             if pool.facts["blind"] and not facts:
@@ -360,16 +367,20 @@ class Campaign:
         clock["per_label"] = sum(clock.values()) / self.settings.labels
         numbers = {"round": number, "labels": labels, **bought.facts["numbers"]}
         policy.journal.write(self.schedule.ends[number], "round", numbers, clock)
-        self.write_preferences(number)
+        if due:
+            self.write_preferences(number)
         bar.print(sentence({**numbers, **found}, clock))
         return {"labels": float(labels), **found} if found else {}
 
     def write_preferences(self, number: int) -> None:
         """Everything that was decided so far, for any other trainer."""
-        pairs, facts = [], {}
-        for earlier in range(number + 1):
-            for pair in read_rollouts(path_of(self.folder, earlier)).rollouts:
-                label = self.labels.known[pair.prompt_id]
-                facts[pair.prompt_id] = {"by": label.by, "at": label.at, "round": earlier}
-                pairs.append(pair)
+        pairs, known = self.labelled(0, number), self.labels.known
+        facts = {
+            pair.prompt_id: {
+                "by": known[pair.prompt_id].by,
+                "at": known[pair.prompt_id].at,
+                "round": place // self.settings.labels,
+            }
+            for place, pair in enumerate(pairs)
+        }
         write_preferences(self.folder / PREFERENCES, pairs, facts)

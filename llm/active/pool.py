@@ -80,6 +80,11 @@ class Chooser:
         """How to choose."""
         return ACQUISITIONS[self.name]
 
+    def load(self, values: Parameters) -> None:
+        """Write from here on with these parameters of the policy; every one, by its path."""
+        self.policy.engine.load(values)
+        self.curious.engine.load(values)
+
     def pool(
         self,
         number: int,

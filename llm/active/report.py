@@ -71,7 +71,9 @@ def round_numbers(
     """
     ratio = [pair.known["old_logp"] - pair.known["ref_logp"] for pair in bought]
     h = sums(bought, ratio)
-    margin = np.zeros(len(bought)) if fresh else h[:, 0] - h[:, 1]
+    # What the reference has written says what the reference thinks of it, and nothing else.
+    believed = not fresh and all(pair.source == "policy" for pair in bought)
+    margin = h[:, 0] - h[:, 1] if believed else np.zeros(len(bought))
     label = np.array([pair.reward[0] - pair.reward[1] for pair in bought])
     lengths = [length for pair in bought for length in pair.lengths]
     ended = [written.finished for pair in bought for written in pair.responses]
@@ -81,7 +83,7 @@ def round_numbers(
         "reward": float(np.mean([pair.reward for pair in bought])),
         "response_length": float(np.mean(lengths)),
         "finished": float(np.mean(ended)),
-        "believed": float(not fresh),
+        "believed": float(believed),
         "blind": float(any(pool["blind"] for pool in pools)),
         **{
             name: float(sum(pool[name] for pool in pools))
