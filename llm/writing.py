@@ -32,6 +32,7 @@ from llm.inputs import read_tokenizer
 from llm.loading import arithmetic, unrolled
 from llm.mesh import make_mesh
 from llm.model import Decoder
+from llm.preparation import check_people
 from llm.progress import Bar
 from llm.reference import data_fingerprint, model_fingerprint
 from llm.rewards import Reward, RewardContext, RewardSettings, Written, identity, read_reward
@@ -127,6 +128,7 @@ def write_responses(name: str | None, settings: Writing, console: Console) -> in
     if settings.reward is not None:
         context = RewardContext(lambda: tokenizer, cache_folder() / "rewards", say)
         reward = read_reward(settings.reward, settings.rewards, context)
+        check_people(reward)
         judges = identity(settings.reward)
     folder = model_folder(name, settings, say)
     architecture, tokenizer = read_architecture(folder), read_tokenizer(folder)

@@ -91,6 +91,7 @@ def test_a_file_of_another_run_is_never_added_to(folder: Path, tmp_path: Path) -
         ({"reading": DataSettings(max_length=64)}, "max-prompt-length"),
         ({"out": Path("/nowhere/at/all.jsonl")}, "no folder"),
         ({"reward": "nonsense"}, "nonsense"),
+        ({"reward": "person"}, "modeseek active --reward person"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(

@@ -39,6 +39,11 @@ def answer(capsys, monkeypatch, line: str) -> tuple[int, str]:
         ("bandit dpo --seeds 1", ["--seeds is 1"]),
         ("bandit dpo --problem R1-tokens", ["--policy tokens"]),
         ("bandit dpo --betaa 1", ["--betaa"]),
+        ("active", ["name an acquisition function", "certainty", "disagreement"]),
+        ("active certanty", ["unknown acquisition function", "certainty"]),
+        ("active random --rounds 0", ["rounds", "0"]),
+        ("active random --pool.prunee 1", ["--pool.prunee"]),
+        ("label", ["Folder of the campaign"]),
     ],
 )
 def test_a_wrong_word_is_answered_with_a_remedy(capsys, monkeypatch, line, words):
