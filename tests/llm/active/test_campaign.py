@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm.active import campaign, labels
+from llm.active import campaign, labels, workshop
 from llm.active.labels import open_labels
 from llm.active.pool import facts_of, pool_files
 from llm.journal import read_lines
@@ -357,7 +357,7 @@ def test_an_ensemble_shares_its_base_and_its_members_differ(start, tmp_path, mon
     assert all(path.split("/")[-1].startswith("lora_") for path in after[0])
     assert [line["labels"] for line in lines_of(out, "round")] == [4, 8]
     assert saved_steps(out / "members" / "2")[-1] == ENDS[1]
-    assert (out / "adapter").is_dir() and whole.fixed.reference is None
+    assert (out / "adapter").is_dir() and whole.tools.fixed.reference is None
 
 
 def test_a_person_is_waited_for(start, tmp_path, capsys):
@@ -417,7 +417,7 @@ def test_what_cannot_be_done_is_refused_before_anything_slow(
         prompts = [{"prompt": row["prompt"]} for row in pairs(20)]
         flags |= {"data": write_rows(tmp_path / "prompts.jsonl", prompts)}
         words = ["no response: there is a prompt alone"]
-    monkeypatch.setattr(campaign, "load", None)
+    monkeypatch.setattr(workshop, "load", None)
     with pytest.raises(SystemExit) as refused:
         start(tmp_path / "run", name, **flags)
     assert refused.value.code == 2

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 import llm.rewards.specs as specs
-from llm.rewards import identity
+from llm.rewards import RewardError, asks_person, identity, only_compares
 from llm.rewards.settings import JudgeSettings, RewardSettings
 from tests.llm.rewards.written import groups, numbers, reward
 
+ALONE = [name for name, kind in specs.KINDS.items() if not kind.argument and name != "person"]
 
-@pytest.mark.parametrize("name", [name for name, kind in specs.KINDS.items() if not kind.argument])
+
+@pytest.mark.parametrize("name", ALONE)
 def test_every_reward_that_is_told_nothing_scores_every_text(name):
     said = ["", "word", " \n\t", "Ünïcödé 🐈", "a" * 500]
     found = reward(name)(groups(said))
@@ -99,3 +101,11 @@ def test_settings_of_a_judge_that_cannot_be_are_refused(fields, complaint):
 def test_a_batch_of_no_positions_is_refused():
     with pytest.raises(ValueError, match="at least 1 position"):
         RewardSettings(max_tokens=0)
+
+
+def test_a_person_stands_where_a_reward_stands_and_cannot_be_called():
+    person = reward("person")
+    assert only_compares(person) and asks_person(person)
+    assert asks_person(reward("0.5*person + short")) and not asks_person(reward("short"))
+    with pytest.raises(RewardError, match="modeseek label"):
+        person(groups(["a", "b"]))
