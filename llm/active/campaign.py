@@ -25,7 +25,7 @@ from rich.console import Console
 
 from llm.active.acquisition import ACQUISITIONS
 from llm.active.labels import PREFERENCES, Desk, ask, open_labels, write_preferences
-from llm.active.report import COSTS, description, round_numbers, sentence, table_of
+from llm.active.report import description, round_numbers, sentence, table_of
 from llm.active.schedule import Schedule
 from llm.active.settings import PAIR, Active
 from llm.active.workshop import Workshop, judge_of
@@ -225,7 +225,7 @@ class Campaign:
             return read_rollouts(path)
         wanted, reward = self.settings.labels, self.prepared.reward
         assert reward is not None
-        clock = dict.fromkeys(COSTS[:3], 0.0)
+        clock = dict.fromkeys(("generation", "scoring", "labelling"), 0.0)
         decided: list[Rollout] = []
         facts: list[dict[str, Any]] = []
         undecided = 0

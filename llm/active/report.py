@@ -18,8 +18,14 @@ from llm.preparation import Prepared
 from llm.rewards import Reward
 from llm.rollouts import Rollout
 
-COSTS = ("generation", "scoring", "labelling", "training", "evaluation")
-"""Where the time of a round goes, by the names that a line of metrics has for it."""
+COSTS = {
+    "generation": "write",
+    "scoring": "score",
+    "labelling": "label",
+    "training": "train",
+    "evaluation": "compare",
+}
+"""Where the time of a round goes: as a line of metrics says, and as a narrow column does."""
 
 
 def description(
@@ -96,10 +102,7 @@ def sentence(numbers: Mapping[str, float | int], clock: Mapping[str, float]) -> 
     """A round in a line."""
     parts = [f"{numbers['labels']:.0f} labels"]
     if "win_rate" in numbers:
-        interval = ""
-        if "win_rate_low" in numbers:
-            interval = f" ({numbers['win_rate_low']:.3f} to {numbers['win_rate_high']:.3f})"
-        parts.append(f"win rate {numbers['win_rate']:.3f}{interval}")
+        parts.append(f"win rate {rate_of(numbers)}")
     if numbers["believed"]:
         parts.append(f"{numbers['surprise']:.0%} of the labels surprised it")
     total = sum(clock[name] for name in COSTS)
@@ -113,29 +116,33 @@ def table_of(folder: Path) -> Table:
     lines = read_lines(folder / METRICS)
     rates = {line["labels"]: line for line in lines if line["kind"] == "eval" and "labels" in line}
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in (
-        "labels",
-        "win rate",
-        "95% interval",
-        "surprising",
-        "chosen",
-        "s per label",
-        *COSTS,
-    ):
+    for name in ("labels", "win rate (95%)", "surprising", "s per label", *COSTS.values()):
         table.add_column(name, justify="right")
     for line in lines:
         if line["kind"] != "round":
             continue
         rate, clock = rates.get(line["labels"], {}), line["clock"]
         total = sum(clock[name] for name in COSTS)
-        low, high = rate.get("win_rate_low"), rate.get("win_rate_high")
         table.add_row(
             f"{line['labels']:,}",
-            f"{rate['win_rate']:.3f}" if rate else "",
-            "" if low is None else f"{low:.3f} to {high:.3f}",
-            f"{line['surprise']:.0%}" if line["believed"] else "",
-            "at random" if line["blind"] else "",
+            rate_of(rate) if rate else "",
+            surprise_of(line),
             f"{clock['per_label']:.2g}",
             *(f"{clock[name] / total:.0%}" for name in COSTS),
         )
     return table
+
+
+def rate_of(numbers: Mapping[str, float | int]) -> str:
+    """A win rate, with its interval where there is one."""
+    interval = ""
+    if "win_rate_low" in numbers:
+        interval = f" ({numbers['win_rate_low']:.3f} to {numbers['win_rate_high']:.3f})"
+    return f"{numbers['win_rate']:.3f}{interval}"
+
+
+def surprise_of(numbers: Mapping[str, float | int]) -> str:
+    """How many labels the policy had not expected; that it chose at random where it did."""
+    if numbers["believed"]:
+        return f"{numbers['surprise']:.0%}"
+    return "at random" if numbers["blind"] else ""

@@ -16,6 +16,7 @@ import pytest
 from llm.active import campaign, labels, workshop
 from llm.active.labels import open_labels
 from llm.active.pool import facts_of, pool_files
+from llm.active.report import COSTS
 from llm.journal import read_lines
 from llm.rewards import RewardError
 from llm.rewards.words import OfText
@@ -169,7 +170,7 @@ def test_the_pairs_that_were_labelled_are_those_of_the_largest_implicit_reward_d
 def test_every_second_is_accounted_for(straight):
     for line in lines_of(straight, "round"):
         clock = line["clock"]
-        spent = sum(clock[name] for name in campaign.COSTS)
+        spent = sum(clock[name] for name in COSTS)
         assert clock["per_label"] == pytest.approx(spent / LABELS)
         assert clock["generation"] > 0 and clock["training"] > 0 and clock["evaluation"] > 0
     assert lines_of(straight, "round")[0]["clock"]["scoring"] > 0
