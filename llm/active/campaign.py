@@ -275,8 +275,8 @@ class Campaign:
         waiting = desk.waiting()
         if waiting:
             self.console.print(
-                f"round {number + 1}: {len(waiting)} pairs wait for a person. Give `modeseek label "
-                f"{self.folder}`, and then this command again."
+                f"round {number + 1}: pairs wait for a person, {len(waiting)} of them. Give "
+                f"`modeseek label {self.folder}`, and then this command again."
             )
             raise SystemExit(0)
 

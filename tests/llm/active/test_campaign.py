@@ -366,7 +366,7 @@ def test_a_person_is_waited_for(start, tmp_path, capsys):
     with pytest.raises(SystemExit) as waits:
         start(out, reward="person", gold="regex:[!-~]", rounds=1)
     assert waits.value.code == 0
-    assert "4 pairs wait for a person" in " ".join(capsys.readouterr().out.split())
+    assert "pairs wait for a person, 4 of them" in " ".join(capsys.readouterr().out.split())
     known = open_labels(out)
     for pair in read_rollouts(pool_files(out)[0]).rollouts:
         known.add(pair, "first", "person:ada")
