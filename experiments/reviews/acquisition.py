@@ -183,7 +183,7 @@ def judge(rates: PerFunction, surprise: PerFunction, labels: np.ndarray) -> list
             holds={"here": fewer["certainty"] == seeds},
         ),
         judged(
-            "The policy is right already about most pairs that certainty picks, as the authors found",
+            "The policy is right about most pairs that certainty picks, as the authors found",
             source=APL,
             evidence="share of the new labels that the policy expected, from the second round on: "
             + ", ".join(f"{name} {right[name]:.2f}" for name in PAPER)
