@@ -64,4 +64,4 @@ def costs(ax: Axes, variants: list[str], seconds: np.ndarray, kinds: list[str]) 
         left += seconds[:, column]
     ax.set(ylim=(len(variants) - 0.5, -0.5), xlabel="seconds in a round")
     ax.set_yticks(np.arange(len(variants)), variants, fontsize=12)
-    ax.legend(fontsize=11, loc="lower right")
+    ax.legend(fontsize=11, loc="upper right")

@@ -95,7 +95,7 @@ def test_each_variant_is_judged_against_what_it_would_replace():
     assert outcome["diverse - certainty"] == "held"
     assert outcome["pruned - certainty"] == "did not hold"
     assert outcome["disagreement - certainty, adapters"] == "held"
-    assert outcome["certainty, adapters - certainty"] == "held"  # no worse is enough
+    assert outcome["certainty, adapters - certainty"] == "held"  # hardly worse is enough
     assert outcome["small judge - certainty"] == "did not hold"
 
 
