@@ -24,12 +24,18 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 from llm.data.examples import Group
-from llm.data.text import prompt_text, response_text
 from llm.fresh_advantages import Carried, advise
 from llm.preparation import offline_prompts
 from llm.rescoring import Rescore, Said
 from llm.rewards import Reward, Written
-from llm.rollouts import Rollout, Rollouts, path_of, read_rollouts, write_rollouts
+from llm.rollouts import (
+    Rollout,
+    Rollouts,
+    as_written,
+    path_of,
+    read_rollouts,
+    write_rollouts,
+)
 from llm.sampler import Sampling
 from llm.sampler.engine import Engine
 from llm.sampler.sizes import at_once
@@ -96,13 +102,8 @@ class Writer:
 
     def read(self, prompt: np.ndarray, tokens: np.ndarray, finished: bool) -> Written:
         """A response as a person, or a reward, reads it."""
-        asked, said = prompt.tolist(), tokens.tolist()
-        return Written(
-            prompt=prompt_text(self.tokenizer, asked),
-            response=response_text(self.tokenizer, asked, said, self.sampling.stop),
-            tokens=tokens,
-            finished=finished,
-        )
+        stop = self.sampling.stop
+        return as_written(self.tokenizer, prompt, tokens, finished=finished, stop=stop)
 
 
 @dataclass(frozen=True, eq=False)

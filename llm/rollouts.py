@@ -11,7 +11,7 @@ Key to the axes: N responses of a prompt, T tokens of a response.
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32
 
 from llm.data.examples import Group
+from llm.data.text import prompt_text, response_text
 from llm.rewards import Written
 
 FOLDER = "rollouts"
@@ -99,6 +100,32 @@ class Rollouts:
     iteration: int
     rollouts: list[Rollout]
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def as_written(
+    tokenizer: Any,
+    prompt: np.ndarray,
+    tokens: np.ndarray,
+    *,
+    finished: bool,
+    stop: Collection[int],
+) -> Written:
+    """A response as a person, or a reward, reads it.
+
+    Args:
+        tokenizer: of whoever wrote it.
+        prompt: token ids.
+        tokens: of the response, with the one that ended it.
+        finished: whether it ended by itself and was not cut.
+        stop: tokens that end a response.
+    """
+    asked, said = prompt.tolist(), tokens.tolist()
+    return Written(
+        prompt=prompt_text(tokenizer, asked),
+        response=response_text(tokenizer, asked, said, stop),
+        tokens=tokens,
+        finished=finished,
+    )
 
 
 def path_of(run: Path, iteration: int) -> Path:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from llm.data.examples import Group
-from llm.data.text import prompt_text, response_text
 from llm.rewards import Written
+from llm.rollouts import as_written
 from llm.sampler import Sample, Sampling
 from llm.sampler.engine import Engine
 
@@ -71,10 +71,5 @@ class Scribe:
 
     def read(self, group: Group, tokens: np.ndarray, finished: bool) -> Written:
         """A response as a person, or a reward, reads it."""
-        asked, said = group.prompt.tolist(), tokens.tolist()
-        return Written(
-            prompt=prompt_text(self.tokenizer, asked),
-            response=response_text(self.tokenizer, asked, said, self.sampling.stop),
-            tokens=tokens,
-            finished=finished,
-        )
+        stop = self.sampling.stop
+        return as_written(self.tokenizer, group.prompt, tokens, finished=finished, stop=stop)

@@ -207,10 +207,10 @@ def about() -> dict[str, object]:
     }
 
 
-def test_the_figures_draw_what_the_experiments_leave():
+def compared(given: dict[str, np.ndarray]) -> Result:
+    """Made-up win rates beside the authors'."""
     mean, error = authors.table()
-    given = found(certainty=0.03)
-    result = Result(
+    return Result(
         name="reviews_acquisition",
         verdicts=[],
         arrays={
@@ -227,6 +227,10 @@ def test_the_figures_draw_what_the_experiments_leave():
             "authors_functions": list(authors.WIN_RATES),
         },
     )
+
+
+def test_the_figures_draw_what_the_experiments_leave():
+    result = compared(found(certainty=0.03))
     assert len(reviews_acquisition.draw(result).axes) == 4
     curves = np.stack([rates(), rates(0.05)])
     result = Result(
@@ -269,25 +273,7 @@ def test_the_figures_draw_what_the_experiments_leave():
 
 
 def test_the_table_has_ours_beside_the_authors():
-    mean, error = authors.table()
-    given = found(certainty=0.05)
-    result = Result(
-        name="reviews_acquisition",
-        verdicts=[],
-        arrays={
-            "labels": LABELS,
-            "win_rate": np.stack(list(given.values())),
-            "authors_labels": np.array(authors.LABELS),
-            "authors_rounds": np.array(authors.ROUNDS),
-            "authors_mean": mean,
-            "authors_error": error,
-        },
-        settings={
-            "functions": list(given),
-            "authors_functions": list(authors.WIN_RATES),
-            "seeds": SEEDS,
-        },
-    )
+    result = compared(found(certainty=0.05))
     lines = acquisition.table(result).splitlines()
     rows = {line.split("|")[1].strip(): line for line in lines[4:]}
     assert list(rows) == list(acquisition.PLANS)
