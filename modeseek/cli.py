@@ -28,7 +28,7 @@ COMMANDS = {
 }
 
 EXAMPLES = (
-    ("modeseek reproduce", "the whole didactic study, about two minutes"),
+    ("modeseek reproduce", "the whole didactic study, three to five minutes"),
     ("modeseek reproduce negative_gradient --seeds 30", "one experiment, more seeds"),
     ("modeseek bandit ipo --problem R1", "how offline IPO moves mass when the peak is far away"),
     ("modeseek bandit online_dpo --objective.beta 0.3", "any number of a recipe is a flag"),

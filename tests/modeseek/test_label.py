@@ -274,6 +274,14 @@ assert not heavy, heavy
     assert done.returncode == 0 and "--name" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Whatever starts the tests in the background may have had Ctrl-C ignored, for children too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # Terminals.
 
 
