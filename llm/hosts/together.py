@@ -1,0 +1,210 @@
+"""What several processes that run the same program do together: agree, share, divide work.
+
+Every function here is called by every process at the same point, in the same order. With one
+process they do nothing but what they are given, so no caller asks how many there are. An error that
+one process meets is raised by all of them, so none waits for an answer that will never come.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from llm.hosts.line import Line, pack, unpack
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass
+class Here:
+    """Where this process stands.
+
+    Attributes:
+        index: of this process.
+        count: of all.
+        line: to the others; None where there are none.
+        calls: how often the processes have met.
+    """
+
+    index: int = 0
+    count: int = 1
+    line: Line | None = None
+    calls: int = 0
+
+
+HERE = Here()
+"""Set once, when the processes have found each other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a process brings to a meeting.
+
+    Attributes:
+        where: the meeting, which must be the same for all.
+        value: what it has; the error where it has none.
+        failed: whether it has none.
+    """
+
+    where: str
+    value: Any
+    failed: bool = False
+
+
+def count() -> int:
+    """How many processes train together; each drives the devices of one host."""
+    return HERE.count
+
+
+def index() -> int:
+    """Which of them this is."""
+    return HERE.index
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes, prints and decides for all."""
+    return HERE.index == 0
+
+
+def gather(value: T) -> list[T]:
+    """What every process has, in their order, on all of them."""
+    return meet("gather", lambda: value)
+
+
+def share(value: T) -> T:
+    """What process 0 has, on all of them."""
+    return from_first(lambda: value)
+
+
+def agree(flag: bool) -> bool:
+    """Whether any process says so."""
+    return any(gather(bool(flag)))
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """Let process 0 alone make something, and give it to all.
+
+    Raises:
+        Exception: what process 0 met, on all of them.
+    """
+    line = HERE.line
+    if line is None:
+        return make()
+    where = meeting("from_first")
+    if is_first():
+        mine = attempt(where, make)
+        line.send_all(mine)
+    else:
+        mine = line.receive(0)
+        check(0, mine, where)
+    return values_of([mine])[0]
+
+
+def each_own(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
+    """Divide work: every process does its run of the items, and all get all the results.
+
+    Args:
+        items: the same on every process.
+        work: one result for each of the items it is given, which may be none.
+
+    Returns:
+        The results in the order of the items.
+
+    Raises:
+        Exception: what the first process that failed met, on all of them.
+    """
+    if HERE.line is None:
+        return list(work(items))
+    mine = items[own(len(items))]
+    return [result for part in meet("each_own", lambda: list(work(mine))) for result in part]
+
+
+def own(number: int) -> slice:
+    """Which of so many items are this process's: runs as even as can be, one after the other."""
+    return slice(number * HERE.index // HERE.count, number * (HERE.index + 1) // HERE.count)
+
+
+def check_same(what: str, value: Any) -> None:
+    """Raise ValueError, on every process, unless all have the same.
+
+    Args:
+        what: the name of it, for the message.
+        value: to be compared; a dictionary's keys are named where they differ.
+    """
+    if HERE.line is None:
+        return
+    found = gather(value)
+    for peer, other in enumerate(found):
+        if other == found[0]:
+            continue
+        if isinstance(other, dict) and isinstance(found[0], dict):
+            keys = sorted(other.keys() | found[0].keys())
+            different = [key for key in keys if other.get(key) != found[0].get(key)]
+            shown = [f"{key}: {found[0].get(key)!r} and {other.get(key)!r}" for key in different]
+        else:
+            shown = [f"{found[0]!r} and {other!r}"]
+        raise ValueError(
+            f"processes 0 and {peer} do not have the same {what}: {'; '.join(shown)}. Give the "
+            "same command on every host, with the same model, data and versions."
+        )
+
+
+def meet(kind: str, make: Callable[[], T]) -> list[T]:
+    """What every process makes, in their order, on all of them."""
+    line = HERE.line
+    if line is None:
+        return [make()]
+    where = meeting(kind)
+    mine = attempt(where, make)
+    if is_first():
+        said = [mine, *(line.receive(peer) for peer in range(1, HERE.count))]
+        for peer, other in enumerate(said):
+            check(peer, other, where)
+        line.send_all(said)
+    else:
+        line.send(0, mine)
+        said = line.receive(0)
+    return values_of(said)
+
+
+def meeting(kind: str) -> str:
+    """The name of the next meeting."""
+    HERE.calls += 1
+    return f"{kind}, number {HERE.calls}"
+
+
+def attempt(where: str, make: Callable[[], Any]) -> Said:
+    """What came of it, or what came in between, as it can travel."""
+    try:
+        return Said(where, make())
+    except Exception as error:
+        try:
+            unpack(pack(error))
+        except Exception:
+            # An error of somebody else's making may not be known elsewhere.
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        return Said(where, error, failed=True)
+
+
+def check(peer: int, said: Said, where: str) -> None:
+    """Raise RuntimeError if another process is elsewhere in the program."""
+    if said.where != where:
+        raise RuntimeError(
+            f"the processes have come apart: this one is at {where}, process {peer} at "
+            f"{said.where}. That is a defect of this program."
+        )
+
+
+def values_of(said: Sequence[Said]) -> list[Any]:
+    """What was brought to a meeting; the first error is raised."""
+    for peer, one in enumerate(said):
+        if one.failed:
+            raise named(one.value, peer)
+    return [one.value for one in said]
+
+
+def named(error: Exception, peer: int) -> Exception:
+    """An error that says which other process met it, where it can."""
+    if peer != HERE.index and len(error.args) == 1 and isinstance(error.args[0], str):
+        error.args = (f"process {peer} of {HERE.count}: {error.args[0]}",)
+    return error
