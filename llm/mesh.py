@@ -4,19 +4,30 @@ A mesh lays the devices out on three axes. Along ``data`` everything but the bat
 along ``fsdp`` the batch is split too, but each parameter is cut up as well and gathered just before
 it is used, which is how a model larger than one device trains; along ``tensor`` the matrices are
 split so that one example is worked on by several devices at once. One table says which dimension of
-which parameter goes to which axis, and nothing else in the project decides that. The compiler
-inserts the communication.
+which parameter goes to which axis, another the same of what is computed on the way, and nothing
+else in the project decides that. The compiler inserts the communication.
+
+Key to the axes of arrays: R rows, S positions of a row, J positions that are looked at, V
+vocabulary, D width, L layers, H query heads, K key heads, C head width, F MLP width, r rank.
 """
 
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
+from jax.lax import with_sharding_constraint
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+T = TypeVar("T")
 
 AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")
+"""Axes that the rows of a batch are split over."""
 
 # What a parameter's path ends with -> the axis of each of its dimensions. The first match counts;
 # a path that none matches (norms, output biases, scalars) is repeated on every device.
@@ -41,6 +52,21 @@ PLACEMENT: tuple[tuple[str, PartitionSpec], ...] = (
     (r"down/lora_a", PartitionSpec(None, "tensor", None)),
     (r"(output|down)/lora_b", PartitionSpec(None, None, "fsdp")),
 )
+
+Activation = Literal["hidden", "heads", "stack", "slots", "logits", "rows"]
+
+# What is computed -> the axis of each of its dimensions; those that follow are whole.
+ACTIVATIONS: dict[Activation, PartitionSpec] = {
+    "hidden": PartitionSpec(ROWS),  # [R S D]
+    "heads": PartitionSpec(ROWS, None, "tensor"),  # [R S H C]
+    "stack": PartitionSpec(None, ROWS, "tensor"),  # [L R K J C], the cache of all layers
+    "slots": PartitionSpec(ROWS, "tensor"),  # [R K C J], that of one
+    "logits": PartitionSpec(ROWS),  # [R V]: a token is drawn where all of its row is seen
+    "rows": PartitionSpec(ROWS),  # [R ...], whatever else belongs to a row
+}
+
+GATHERED = "gathered"
+"""Name of a weight that was put together for a layer: the backward pass does so again."""
 
 
 def make_mesh(
@@ -100,22 +126,105 @@ def sharding(mesh: Mesh | AbstractMesh, path: str, shape: Sequence[int]) -> Name
         (axes for ending, axes in PLACEMENT if re.search(rf"(^|/)({ending})$", path)),
         PartitionSpec(),
     )
-    if len(spec) != len(shape):
-        spec = PartitionSpec()  # a scalar beside a parameter, or a factored moment of it
-    return NamedSharding(
-        mesh,
-        PartitionSpec(
-            *(
-                axis if axis is not None and size % mesh.shape[axis] == 0 else None
-                for size, axis in zip(shape, spec, strict=False)
-            )
-        ),
-    )
+    # A scalar beside a parameter, or a factored moment of it, is repeated.
+    return fitting(mesh, spec if len(spec) == len(shape) else PartitionSpec(), shape)
+
+
+def fitting(mesh: Mesh | AbstractMesh, spec: PartitionSpec, shape: Sequence[int]) -> NamedSharding:
+    """A placement without the axes that do not divide their dimension."""
+
+    def axes(size: int, wanted: Any) -> Any:
+        kept: tuple[str, ...] = ()
+        for name in (wanted,) if isinstance(wanted, str) else wanted or ():
+            if size % math.prod(mesh.shape[axis] for axis in (*kept, name)) == 0:
+                kept = (*kept, name)
+        # An axis by itself is its name, so that equal placements look equal.
+        return kept if len(kept) > 1 else next(iter(kept), None)
+
+    return NamedSharding(mesh, PartitionSpec(*map(axes, shape, spec)))
+
+
+def spread(mesh: Mesh | None, tree: T) -> T:
+    """Keep parameters, and whatever is like them, where the table puts them; for use under jit.
+
+    Args:
+        mesh: from ``make_mesh``; without one nothing happens.
+        tree: parameters by path, or a state that holds such and their moments.
+    """
+    if mesh is None:
+        return tree
+
+    def place(path: Any, x: Array) -> Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return with_sharding_constraint(x, sharding(mesh, name, x.shape))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def placed(mesh: Mesh | None, x: Array, what: Activation) -> Array:
+    """Keep something that is computed where the table puts it; for use under jit.
+
+    Args:
+        mesh: from ``make_mesh``; without one nothing happens.
+        x: a dimension that its axes do not divide stays whole.
+        what: its line of the table.
+    """
+    if mesh is None:
+        return x
+    return with_sharding_constraint(x, fitting(mesh, ACTIVATIONS[what], x.shape))
+
+
+def whole(mesh: Mesh | AbstractMesh, path: str, shape: Sequence[int]) -> NamedSharding:
+    """Where a parameter is used: as it is kept, but put together along ``fsdp``.
+
+    Args:
+        mesh: from ``make_mesh``.
+        path: of the parameter.
+        shape: its global shape.
+    """
+    spec = sharding(mesh, path, shape).spec
+    return NamedSharding(mesh, PartitionSpec(*(None if a == "fsdp" else a for a in spec)))
+
+
+def gathered(mesh: Mesh | None, path: str, x: Array, *, layer: bool = False) -> Array:
+    """A parameter as arithmetic needs it, put together along ``fsdp``; for use under jit.
+
+    The way back is the other way round: each device gets its own piece of the gradient, summed
+    over all. The result is named, so that a layer need not keep it for its backward pass.
+
+    Args:
+        mesh: from ``make_mesh``; without one, or with a single device along ``fsdp``, nothing
+            happens.
+        path: of the parameter.
+        x: the parameter, in whatever dtype it is needed.
+        layer: whether it is that of one layer, without the axis of the stack.
+    """
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return x
+    shape = (1, *x.shape) if layer else x.shape
+    kept, used = (find(mesh, path, shape) for find in (sharding, whole))
+    if kept.spec == used.spec:
+        return x
+    if layer:
+        kept, used = (NamedSharding(mesh, PartitionSpec(*at.spec[1:])) for at in (kept, used))
+    return checkpoint_name(moved(x, kept, used), GATHERED)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def moved(x: Array, kept: NamedSharding, used: NamedSharding) -> Array:
+    """An array from where it is kept to where it is used, and its gradient back."""
+    return with_sharding_constraint(x, used)
+
+
+moved.defvjp(
+    lambda x, kept, used: (with_sharding_constraint(x, used), None),
+    lambda kept, used, _, g: (with_sharding_constraint(g, kept),),
+)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Where a batch goes: its first axis is split over data and fsdp, the rest is whole."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
 def describe(mesh: Mesh) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llm.critic import with_value_loss
 from llm.data.packing import Batch
+from llm.mesh import spread
 from llm.model import ActorCritic, Decoder, RewardModel, with_parameters
 from llm.model.architecture import Architecture
 from llm.sampler.draws import Rule
@@ -162,7 +163,7 @@ class Learner:
             totals={name: (zero, zero) for name in (*ALWAYS, *sums.metrics)},
             finite=jnp.ones((), bool),
         )
-        return state, sums
+        return spread(self.mesh, state), spread(self.mesh, sums)
 
     def judge(self, trainable: Parameters, fixed: Fixed, batch: Batch) -> Scores:
         """What policy, reference and critic say of every scored token, under the rule.
@@ -261,13 +262,14 @@ class Learner:
             return loss, (weight, metrics)
 
         (loss, (weight, metrics)), gradient = jax.value_and_grad(total, has_aux=True)(trainable)
-        return Sums(gradient, (loss, weight), metrics)
+        return Sums(spread(self.mesh, gradient), (loss, weight), metrics)
 
     def add(
         self, sums: Sums, trainable: Parameters, fixed: Fixed, batch: Batch, objective: Any
     ) -> Sums:
         """What has been added up, and one more micro-batch."""
-        return jax.tree.map(jnp.add, sums, self.sums(trainable, fixed, batch, objective))
+        one = self.sums(trainable, fixed, batch, objective)
+        return spread(self.mesh, jax.tree.map(jnp.add, sums, one))
 
     def apply(self, state: TrainState, sums: Sums) -> tuple[TrainState, Sums, Report]:
         """Move the parameters by the gradient of the mean loss, if all of it is finite.
@@ -305,7 +307,8 @@ class Learner:
             totals=chosen(totals, state.totals),
             finite=finite,
         )
-        return after, jax.tree.map(jnp.zeros_like, sums), Report(totals, finite)
+        nothing = jax.tree.map(jnp.zeros_like, sums)
+        return spread(self.mesh, after), spread(self.mesh, nothing), Report(totals, finite)
 
 
 def counted_of(responses: Responses) -> PerToken:

@@ -224,7 +224,12 @@ def load_decoder(
     path = find_model(name)
     architecture = read_architecture(path)
     shapes = abstract_decoder(
-        architecture, param_dtype=param_dtype, dtype=dtype, remat=remat, unroll=unroll
+        architecture,
+        param_dtype=param_dtype,
+        dtype=dtype,
+        remat=remat,
+        unroll=unroll,
+        mesh=mesh,
     )
     values = read_parameters(path, architecture, dtype=param_dtype, mesh=mesh)
     decoder = with_parameters(shapes, values)

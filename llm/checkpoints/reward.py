@@ -180,6 +180,11 @@ def load_reward_model(
     values = read_parameters(path, architecture, dtype=param_dtype, mesh=mesh, beside=[score])
     head = values.pop(HEAD)
     shapes = abstract_decoder(
-        architecture, param_dtype=param_dtype, dtype=dtype, remat=remat, unroll=unroll
+        architecture,
+        param_dtype=param_dtype,
+        dtype=dtype,
+        remat=remat,
+        unroll=unroll,
+        mesh=mesh,
     )
     return with_parameters(RewardModel(with_parameters(shapes, values)), {HEAD: head})

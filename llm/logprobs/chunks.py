@@ -30,12 +30,10 @@ from llm.logprobs.vocabulary import (
     wide,
     within_slice,
 )
+from llm.mesh import ROWS
 from llm.sampler.draws import Rule
 
 Reference: TypeAlias = tuple[Float[Array, "M E"], Float[Array, "V E"]]
-
-ROWS = ("data", "fsdp")
-"""Axes of the mesh that the tokens are spread over."""
 
 
 @jax.tree_util.register_static
@@ -50,6 +48,7 @@ class Layout:
         rule: which words can be drawn, or None for all.
         mesh: devices that tokens and vocabulary are spread over, or None.
         sliced: whether each device has a slice of the vocabulary, or all of it.
+        shared: whether devices along ``fsdp`` get a piece each of the matrix gradient, or all.
     """
 
     chunk: int
@@ -58,6 +57,7 @@ class Layout:
     rule: Rule | None
     mesh: Mesh | None
     sliced: bool
+    shared: bool
 
 
 @jax.tree_util.register_static
@@ -191,7 +191,9 @@ def backward_pass(
         dhidden = dhidden.astype(inputs.hidden.dtype)
     if dmatrix is not None:
         if layout.mesh is not None:
-            dmatrix = lax.psum(dmatrix, ROWS)
+            dmatrix = lax.psum(dmatrix, ROWS[0] if layout.shared else ROWS)
+        if layout.shared:
+            dmatrix = lax.psum_scatter(dmatrix, ROWS[1], tiled=True)
         dmatrix = dmatrix.astype(inputs.matrix.dtype).T
     return dhidden, dmatrix
 

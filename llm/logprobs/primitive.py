@@ -24,8 +24,9 @@ from jax.custom_derivatives import SymbolicZero
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from llm.logprobs.chunks import ROWS, Inputs, Layout, Reference, Wanted, backward_pass, forward_pass
+from llm.logprobs.chunks import Inputs, Layout, Reference, Wanted, backward_pass, forward_pass
 from llm.logprobs.vocabulary import VOCABULARY, TokenStatistics, wide
+from llm.mesh import ROWS
 from llm.sampler.draws import Rule
 from objectives.hyperparameters import Number
 
@@ -111,6 +112,7 @@ def token_logprobs(
         rule=rule,
         mesh=mesh,
         sliced=mesh is not None and sliced,
+        shared=mesh is not None and matrix.shape[1] % mesh.shape[ROWS[1]] == 0,
     )
     scale = lax.stop_gradient(1 / jnp.asarray(temperature, wide(hidden)))
     return statistics(layout, hidden, matrix, reference, scale, source, target, count)
@@ -203,7 +205,9 @@ def over_mesh(layout: Layout, function: Callable[..., Any]) -> Callable[..., Any
     if layout.mesh is None:
         return partial(function, layout)
     rows = PartitionSpec(ROWS)
-    words = PartitionSpec(VOCABULARY if layout.sliced else None)
+    vocabulary = VOCABULARY if layout.sliced else None
+    words = PartitionSpec(vocabulary)
+    gradients = rows, PartitionSpec(vocabulary, ROWS[1] if layout.shared else None)
 
     def everywhere(inputs: Inputs, *per_token: Any) -> Any:
         reference = None if inputs.reference is None else (rows, words)
@@ -212,7 +216,7 @@ def over_mesh(layout: Layout, function: Callable[..., Any]) -> Callable[..., Any
             partial(function, layout),
             mesh=layout.mesh,
             in_specs=(Inputs(*specs), *(rows for _ in per_token)),
-            out_specs=(rows, words) if per_token else (rows, rows),
+            out_specs=gradients if per_token else (rows, rows),
             check_vma=False,
         )(inputs, *per_token)
 

@@ -16,11 +16,14 @@ from typing import Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from llm.mesh import GATHERED, gathered, placed
 from llm.model.architecture import Architecture
 from llm.model.attention import Cache, attend, attend_back, rotation, visible, within
 from llm.model.block import Block, Hidden, Norm, Table
+from llm.model.lookup import lookup
 from llm.model.lora import LoRA, adapt
 
 Remat = Literal["none", "dots", "full"]
@@ -39,6 +42,7 @@ class Decoder(nnx.Module):
             products, or whole blocks.
         unroll: how many blocks a step of the scan holds; all of them is faster on a CPU.
         lora: adapters, or None; they are float32 whatever ``param_dtype`` is.
+        mesh: the devices that weights and activations are spread over; None for one.
     """
 
     def __init__(
@@ -51,9 +55,11 @@ class Decoder(nnx.Module):
         remat: Remat = "none",
         unroll: int = 1,
         lora: LoRA | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         a = architecture
         self.architecture = a
+        self.mesh = mesh
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
         self.unroll = min(unroll, a.layers)
@@ -107,16 +113,25 @@ class Decoder(nnx.Module):
             seen = mask if window is None else mask & within(window, positions, positions)
 
             def look(query: Array, key: Array, value: Array) -> tuple[Array, None]:
+                query, key, value = (placed(self.mesh, y, "heads") for y in (query, key, value))
                 key, value = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
-                return attend_back(query, key, value, seen, **self.scoring), None
+                seen_by = attend_back(query, key, value, seen, **self.scoring)
+                return placed(self.mesh, seen_by, "heads"), None
 
-            return nnx.merge(graphdef, params)(x, by, look, adapters)
+            x, _ = nnx.merge(graphdef, self.in_use(params))(x, by, look, adapters)
+            return placed(self.mesh, x, "hidden"), None
 
-        if self.remat != "none":
-            dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policies = jax.checkpoint_policies
+        policy = {
+            # What is put together for a layer is as large as the model, and not kept for later.
+            "none": policies.save_anything_except_these_names(GATHERED),
+            "dots": policies.dots_with_no_batch_dims_saveable,
+            "full": None,
+        }[self.remat]
+        if self.remat != "none" or (self.mesh is not None and self.mesh.shape["fsdp"] > 1):
             block = jax.checkpoint(
                 block,
-                policy={"dots": dots, "full": None}[self.remat],
+                policy=policy,
                 # Inside a loop nothing is merged with the forward pass; without one, it would be.
                 prevent_cse=self.unroll == self.architecture.layers,
             )
@@ -124,6 +139,19 @@ class Decoder(nnx.Module):
         x = self.embed(tokens, positions)
         x, _ = jax.lax.scan(block, x, (stack, each), unroll=self.unroll)
         return self.norm(x)
+
+    def in_use(self, params: Any) -> Any:
+        """The parameters of a layer as its arithmetic needs them: matrices put together."""
+        if self.mesh is None:
+            return params
+        layer = []
+        for path, leaf in nnx.to_flat_state(params):
+            name, value = "blocks/" + "/".join(map(str, path)), leaf.get_value()
+            if not str(path[-2]).endswith("norm"):
+                # First rounded, then sent: half of the traffic, and the same numbers.
+                value = gathered(self.mesh, name, value.astype(self.dtype), layer=True)
+            layer.append((path, leaf.replace(value)))
+        return nnx.from_flat_state(layer)
 
     @property
     def scoring(self) -> dict[str, Any]:
@@ -133,11 +161,15 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: Int[Array, "R S"], positions: Int[Array, "R S"]) -> Hidden:
         """What the first block reads."""
-        x = self.embedding.matrix[...][tokens].astype(self.dtype)
+        x = self.look_up(self.embedding, "embedding/matrix", tokens)
         x = x * jnp.asarray(self.architecture.embedding_scale, self.dtype)
         if self.positions is not None:
-            x = x + self.positions.matrix[...][positions].astype(self.dtype)
+            x = x + self.look_up(self.positions, "positions/matrix", positions)
         return x
+
+    def look_up(self, table: Table, path: str, numbers: Int[Array, "R S"]) -> Hidden:
+        """A row of a table for each number."""
+        return lookup(self.mesh, path, table.matrix[...], numbers, self.dtype)
 
     @property
     def output_matrix(self) -> Float[Array, "V D"]:
@@ -146,10 +178,11 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Logits in float32, capped where the family caps them; for sampling, never in training."""
+        path = "embedding/matrix" if self.head is None else "head/matrix"
         logits = jnp.einsum(
             "...d,vd->...v",
             hidden,
-            self.output_matrix.astype(hidden.dtype),
+            gathered(self.mesh, path, self.output_matrix.astype(hidden.dtype)),
             preferred_element_type=jnp.float32,
         )
         cap = self.architecture.logits_softcap
@@ -192,20 +225,23 @@ class Decoder(nnx.Module):
             def store(held: Array, part: Array) -> Array:
                 part = part.astype(held.dtype)
                 if not at:
-                    part = jnp.moveaxis(part, 1, 3)
-                    return jax.lax.dynamic_update_slice(held, part, (0, 0, 0, cache.length))
-                part = jnp.swapaxes(part, 1, 2)[None]
-                return jax.lax.dynamic_update_slice(held, part, (*at, 0, 0, cache.length, 0))
+                    part, start = jnp.moveaxis(part, 1, 3), (0, 0, 0, cache.length)
+                else:
+                    part, start = jnp.swapaxes(part, 1, 2)[None], (*at, 0, 0, cache.length, 0)
+                held = jax.lax.dynamic_update_slice(held, part, start)
+                return placed(self.mesh, held, "stack" if at else "slots")
 
             def layer_of(held: Array) -> Array:
                 return held[at] if at else jnp.swapaxes(held, 2, 3)
 
             def look(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
+                query, key, value = (placed(self.mesh, y, "heads") for y in (query, key, value))
                 kept = store(past[0], key), store(past[1], value)
                 mine = layer_of(kept[0]), layer_of(kept[1])
-                return attend(query, *mine, seen, **self.scoring), kept
+                return placed(self.mesh, attend(query, *mine, seen, **self.scoring), "heads"), kept
 
-            return nnx.merge(graphdef, params)(x, by, look)
+            x, kept = nnx.merge(graphdef, self.in_use(params))(x, by, look)
+            return placed(self.mesh, x, "hidden"), kept
 
         x, layers = self.embed(tokens, real), (stack, jnp.asarray(a.windows, jnp.int32))
         if isinstance(cache.keys, tuple):
@@ -335,6 +371,7 @@ def abstract_decoder(
     remat: Remat = "none",
     unroll: int = 1,
     lora: LoRA | None = None,
+    mesh: Mesh | None = None,
 ) -> Decoder:
     """A decoder with shapes in place of weights; it takes no memory. See ``Decoder``."""
     return nnx.eval_shape(
@@ -346,5 +383,6 @@ def abstract_decoder(
             remat=remat,
             unroll=unroll,
             lora=lora,
+            mesh=mesh,
         )
     )

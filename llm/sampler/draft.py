@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from llm.mesh import placed
 from llm.model import Decoder
 from llm.model.attention import Cache, empty_cache
 from llm.sampler.draws import Rule, draw, logp_of
@@ -48,6 +49,10 @@ class Draft(NamedTuple):
     model_logp: Float[Array, "R T"]
     length: Int[Array, " R"]
     done: Bool[Array, " R"]
+
+
+OF_A_ROW = ("hidden", "key", "position", "tokens", "logp", "model_logp", "length", "done")
+"""What a draft says of each row, besides its cache."""
 
 
 class Stops(NamedTuple):
@@ -101,7 +106,7 @@ def begin(
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), response)
 
     last = jnp.repeat(positions[:, -1], N)
-    return Draft(
+    draft = Draft(
         cache=longer(on_rows(cache, lambda x, axis: jnp.repeat(x, N, axis)), room),
         hidden=jnp.repeat(hidden[:, -1], N, axis=0),
         key=jax.vmap(key)(jnp.repeat(numbers, N), jnp.tile(jnp.arange(N), B)),
@@ -113,6 +118,23 @@ def begin(
         length=jnp.zeros(B * N, jnp.int32),
         done=last < 0,
     )
+    return spread(draft, decoder)
+
+
+def spread(draft: Draft, decoder: Decoder) -> Draft:
+    """A draft on the devices of its decoder: each has some of the rows, and of the key heads."""
+    stacked = not isinstance(draft.cache.keys, tuple)
+
+    def row(x: Array) -> Array:
+        return placed(decoder.mesh, x, "rows")
+
+    def slots(x: Array) -> Array:
+        return placed(decoder.mesh, x, "stack" if stacked else "slots")
+
+    keys, values = jax.tree.map(slots, (draft.cache.keys, draft.cache.values))
+    cache = Cache(keys, values, row(draft.cache.positions), draft.cache.length)
+    own = {name: row(getattr(draft, name)) for name in OF_A_ROW}
+    return draft._replace(cache=cache, **own)
 
 
 def on_rows(cache: Cache, change: Any) -> Cache:
@@ -150,10 +172,9 @@ def grow(draft: Draft, *, slots: int) -> Draft:
 @jax.jit
 def keep(draft: Draft, rows: Int[Array, " kept"]) -> Draft:
     """Some rows of a draft, in the order in which they are named."""
-    own = ("hidden", "key", "position", "tokens", "logp", "model_logp", "length", "done")
     return draft._replace(
         cache=on_rows(draft.cache, lambda x, axis: jnp.take(x, rows, axis)),
-        **{name: getattr(draft, name)[rows] for name in own},
+        **{name: getattr(draft, name)[rows] for name in OF_A_ROW},
     )
 
 
@@ -182,7 +203,7 @@ def write(graphdef: Any, weights: Any, draft: Draft, stops: Stops, *, rule: Rule
         def uniform(key: Array) -> Array:
             return jax.random.uniform(jax.random.fold_in(key, draft.step), (2,))
 
-        logits = decoder.logits(draft.hidden)
+        logits = placed(decoder.mesh, decoder.logits(draft.hidden), "logits")
         token, logp = draw(allowed(logits, draft.step), jax.vmap(uniform)(draft.key), rule)
         # Under the untouched rule the two are one, and the second pass over the logits is saved.
         own = logp if rule == Rule() else logp_of(logits, token)
@@ -205,4 +226,4 @@ def write(graphdef: Any, weights: Any, draft: Draft, stops: Stops, *, rule: Rule
             done=done,
         )
 
-    return jax.lax.while_loop(going, step, draft)
+    return jax.lax.while_loop(going, step, spread(draft, decoder))

@@ -40,10 +40,18 @@ class LocalEngine:
         module: the policy; it may hold only shapes until ``load`` was called.
         rows: most responses written side by side.
         decode: text of token ids, for stop strings.
+        gather: whether to put weights together that lie in pieces along ``fsdp``.
     """
 
-    def __init__(self, module: Decoder, rows: int = ROWS, decode: Decode | None = None) -> None:
-        self.module, self.rows, self.decode = module, rows, decode
+    def __init__(
+        self,
+        module: Decoder,
+        rows: int = ROWS,
+        decode: Decode | None = None,
+        *,
+        gather: bool = True,
+    ) -> None:
+        self.module, self.rows, self.decode, self.gather = module, rows, decode, gather
 
     def load(self, values: Mapping[str, Array]) -> None:
         """See ``Engine``; the arrays are shared, not copied."""
@@ -60,4 +68,5 @@ class LocalEngine:
             prompt_ids=prompt_ids,
             rows=self.rows,
             decode=self.decode,
+            gather=self.gather,
         )

@@ -28,6 +28,7 @@ from llm.sampler.draft import Draft, Stops, begin, grow, keep, write
 from llm.sampler.settings import Prompt, Sampling, check
 from llm.sampler.sizes import ROWS, SEGMENT, at_once, between_looks, lay_out, rooms, row_sizes
 from llm.sampler.strings import Decode, completed
+from llm.sampler.weights import ready
 
 
 class Sample(NamedTuple):
@@ -63,6 +64,7 @@ def sample(
     prompt_ids: Sequence[int] | None = None,
     rows: int = ROWS,
     decode: Decode | None = None,
+    gather: bool = True,
 ) -> list[list[Sample]]:
     """Write responses to prompts.
 
@@ -73,6 +75,7 @@ def sample(
         prompt_ids: what tells the prompts apart in the random keys; 0, 1, ... when None.
         rows: most responses written side by side, for the memory their caches take.
         decode: text of token ids, for stop strings.
+        gather: as in ``ready``.
 
     Returns:
         The responses of every prompt, in the order of the prompts.
@@ -89,6 +92,7 @@ def sample(
             "from 0 to 2**32 - 1."
         )
     check(decoder, prompts, settings)
+    decoder = ready(decoder, gather=gather)
     responses: list[list[Sample]] = [[] for _ in prompts]
     # Prompts of similar length share a batch, and full batches share a shape.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -131,6 +135,7 @@ def stream(
         ValueError: as ``sample``.
     """
     check(decoder, [prompt], settings)
+    decoder = ready(decoder)
     shown, one = 0, replace(settings, responses=1)
     for look in looks(decoder, [prompt], [prompt_id], one, segment=segment, decode=decode):
         yield look[0].tokens[shown:]
