@@ -1,7 +1,7 @@
 """Several hosts, one run: processes that find each other, agree, and notice who is gone.
 
 Every host runs the same command, and every process the same program; JAX makes one machine of their
-devices. What is left to do is here: to find the others (``join``), to decide once what must not be
+devices. What is left to do is here: to find the others (``joined``), to decide once what must not be
 decided differently (``share``, ``agree``), to divide work that needs no device (``each_own``), and to
 bring arrays to the hosts and back (``spread``, ``fetch``). With one process all of it is the
 identity.
@@ -11,6 +11,8 @@ from llm.hosts.arrays import Vote as Vote
 from llm.hosts.arrays import fetch as fetch
 from llm.hosts.arrays import repeat as repeat
 from llm.hosts.arrays import spread as spread
+from llm.hosts.joining import ADVICE as ADVICE
+from llm.hosts.joining import joined as joined
 from llm.hosts.line import Gone as Gone
 from llm.hosts.settings import HostSettings as HostSettings
 from llm.hosts.together import agree as agree

@@ -64,7 +64,7 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """A value as it was."""
+    """A value as it was, from what stood behind its length."""
     return Values(io.BytesIO(data)).load()
 
 
@@ -123,8 +123,7 @@ class Line:
         index: of this process.
         count: of all.
         connections: process 0's to each of the others; of the others the one to process 0.
-        alarm: told, in a thread of its own and once, that another process is gone; what it says is
-            what everybody is told.
+        alarm: told once, in a thread of its own, which process is gone.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from llm.hosts.line import Line, pack, unpack
+from llm.hosts.line import SIZE, Line, pack, unpack
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -143,9 +143,12 @@ def check_same(what: str, value: Any) -> None:
             shown = [f"{key}: {found[0].get(key)!r} and {other.get(key)!r}" for key in different]
         else:
             shown = [f"{found[0]!r} and {other!r}"]
-        raise ValueError(
-            f"processes 0 and {peer} do not have the same {what}: {'; '.join(shown)}. Give the "
-            "same command on every host, with the same model, data and versions."
+        raise named(
+            ValueError(
+                f"processes 0 and {peer} do not have the same {what}: {'; '.join(shown)}. Give the "
+                "same command on every host, with the same model, data and versions."
+            ),
+            HERE.index,
         )
 
 
@@ -179,7 +182,7 @@ def attempt(where: str, make: Callable[[], Any]) -> Said:
         return Said(where, make())
     except Exception as error:
         try:
-            unpack(pack(error))
+            unpack(pack(error)[SIZE.size :])
         except Exception:
             # An error of somebody else's making may not be known elsewhere.
             error = RuntimeError(f"{type(error).__name__}: {error}")
@@ -203,8 +206,17 @@ def values_of(said: Sequence[Said]) -> list[Any]:
     return [one.value for one in said]
 
 
+SHARED = "every process of the run has met this error"
+
+
+def is_shared(error: BaseException) -> bool:
+    """Whether an error was met at a meeting, and so by all."""
+    return SHARED in getattr(error, "__notes__", ())
+
+
 def named(error: Exception, peer: int) -> Exception:
-    """An error that says which other process met it, where it can."""
+    """An error that is raised by all, and says which other process met it, where it can."""
+    error.add_note(SHARED)
     if peer != HERE.index and len(error.args) == 1 and isinstance(error.args[0], str):
         error.args = (f"process {peer} of {HERE.count}: {error.args[0]}",)
     return error

@@ -1,0 +1,169 @@
+"""Several processes become one run, and end as one.
+
+``joined`` is a block around all that a run does. Within it the devices of all hosts are JAX's, and
+every process knows its place. A process that ends otherwise than with the others takes them along,
+with a last line that says who it was and what to do; none is left waiting for it.
+"""
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+import jax
+
+from llm.hosts.line import Gone, Line
+from llm.hosts.meeting import meet_all
+from llm.hosts.places import Place, find_place
+from llm.hosts.settings import HostSettings
+from llm.hosts.together import HERE, is_shared
+
+HEARTBEAT = 60
+"""Seconds without a sign of life after which JAX's coordinator gives a process up. The line notices
+sooner, but for a host that hangs and keeps its connections."""
+
+GRACE = 5.0
+"""Seconds in which the main thread may end by itself when another process is gone; it cannot while
+it waits for a device that waits for that process."""
+
+REASON = 2.0
+"""Seconds by which news of a death may come after its consequences."""
+
+TRY_AGAIN = 75
+"""Exit status of a process that ended because another had: the same command goes on (EX_TEMPFAIL)."""
+
+ADVICE: list[Callable[[], str]] = []
+"""What the last line says of where the run goes on from; set by whoever knows."""
+
+
+@contextmanager
+def joined(settings: HostSettings, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Until the end of the block this process is one of those that were asked for.
+
+    To be entered before the first use of a device. Alone, nothing happens.
+
+    Args:
+        settings: where it stands, unless that can be found out.
+        say: told, on process 0, who is there.
+
+    Raises:
+        OSError: if the others do not come in time.
+        ValueError: if they do not agree.
+    """
+    place = find_place(settings)
+    if place is None:
+        yield
+        return
+    told, over = threading.Event(), threading.Event()
+
+    def alarm(trouble: str) -> None:
+        tell(trouble)
+        told.set()
+        if not over.wait(GRACE):
+            leave()
+
+    line = join(place, settings, alarm)
+    try:
+        devices = jax.device_count()  # all processes wait for each other here
+        if place.index == 0:
+            say(f"{place.count} processes are there, with {devices} devices")
+        yield
+        part(line)
+    except BaseException as error:
+        end(line, error, told)
+        raise
+    finally:
+        over.set()
+
+
+def join(place: Place, settings: HostSettings, alarm: Callable[[str], object]) -> Line:
+    """Meet the others and make one machine of all devices."""
+    connections, coordinator = meet_all(place, settings.join_timeout)
+    line = Line(place.index, place.count, connections, alarm)
+    # A request to stop is heard by the training loop, which answers for all; JAX would swallow it.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        coordinator,
+        num_processes=place.count,
+        process_id=place.index,
+        local_device_ids=place.devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=settings.join_timeout,
+        heartbeat_timeout_seconds=HEARTBEAT,
+        shutdown_timeout_seconds=HEARTBEAT,
+    )
+    HERE.index, HERE.count, HERE.line = place.index, place.count, line
+    return line
+
+
+def part(line: Line) -> None:
+    """End together."""
+    line.part()
+    HERE.line, HERE.index, HERE.count = None, 0, 1
+    jax.distributed.shutdown()
+
+
+def end(line: Line, error: BaseException, told: threading.Event) -> None:
+    """End because of an error: together, where all have met it, else with a word to the others.
+
+    Where somebody else's end is the cause, this process ends here.
+    """
+    # Devices fail too when their fellows are gone: what comes first says nothing of the cause.
+    sudden = not isinstance(error, (SystemExit, KeyboardInterrupt, ValueError, OSError))
+    try:
+        if is_common(error):
+            part(line)
+            return
+        if isinstance(error, Gone) or line.noticed.wait(REASON if sudden else 0):
+            raise Gone
+    except Gone:
+        told.wait(GRACE)
+        leave()
+    line.warn(f"process {line.index} of {line.count} ended ({cause(error)})")
+    line.close()
+    # JAX would wait for the others when the interpreter ends, and they will not come.
+    atexit.register(os._exit, status(error))
+
+
+def status(error: BaseException) -> int:
+    """The exit status of a command that an error ends."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, (ValueError, OSError, FloatingPointError)) else 1
+
+
+def is_common(error: BaseException) -> bool:
+    """Whether all processes meet an error: told by one to all, a sum over all, a request to all."""
+    if isinstance(error, SystemExit):
+        return isinstance(error.code, int) and error.code > 128
+    return is_shared(error) or isinstance(error, FloatingPointError)
+
+
+def cause(error: BaseException) -> str:
+    """What ended a process, in a line."""
+    said = next(iter(str(error).strip().splitlines()), "")
+    name = type(error).__name__
+    return f"{name}: {said}" if said else name
+
+
+def tell(trouble: str) -> None:
+    """Say who is gone and what to do, at once: JAX may end this process at any moment now."""
+    advice = ""
+    for speak in ADVICE:
+        with suppress(OSError):
+            advice = f": it {speak()}"
+    line = f"{trouble}; start the same command again on every host{advice}.\n"
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), line.encode())
+
+
+def leave() -> NoReturn:
+    """End this process without waiting for anybody."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(TRY_AGAIN)
