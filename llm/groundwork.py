@@ -21,6 +21,7 @@ from llm.data.packing import Batch, Shape
 from llm.data.plan import Plan, make_plan
 from llm.journal import Journal
 from llm.loading import Loaded
+from llm.mesh import repeated
 from llm.model import RewardModel, parameters
 from llm.online import Fresh
 from llm.optimizer import optimizer, schedule
@@ -168,7 +169,7 @@ def evaluator(
 
     if held_out is None:
         return answered
-    objective = jax.device_put(objective)  # once, because a step forbids it
+    objective = jax.device_put(objective, repeated(learner.mesh))  # once, because a step forbids it
     given = trainable, fixed, put(example_of(held_out)), objective
     measure = jax.jit(learner.measure).lower(*given).compile()
 

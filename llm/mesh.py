@@ -227,6 +227,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
+def repeated(mesh: Mesh | None) -> NamedSharding | None:
+    """Where a number goes that every device needs; None, without a mesh, for where JAX puts it."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
 def describe(mesh: Mesh) -> str:
     """One line for the console, e.g. ``8 x cpu: data 2, fsdp 2, tensor 2``."""
     kind = mesh.devices.flat[0].device_kind

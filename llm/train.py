@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -21,6 +22,7 @@ from llm.data.packing import Batch
 from llm.data.plan import Plan
 from llm.flops import forward_flops, peak_flops, training_factor
 from llm.journal import Journal
+from llm.mesh import repeated
 from llm.preparation import Prepared
 from llm.progress import Bar
 from llm.state import Saver
@@ -66,7 +68,8 @@ class Step:
         ahead: bool = True,
     ) -> None:
         self.learner, self.fixed, self.asked, self.sums = learner, fixed, objective, sums
-        self.objective = jax.device_put(objective)
+        self.everywhere = partial(jax.device_put, device=repeated(learner.mesh))
+        self.objective = self.everywhere(objective)
         self.shapes = frozenset(map(shape, examples))
         shapes = {shape(batch): put(batch) for batch in examples if ahead}
         # KTO compares every response with a mean over the whole step: one more pass where steps
@@ -115,7 +118,7 @@ class Step:
 
     def relative_to(self, z: float) -> KTO:
         """The objective with its reference point given, on the device."""
-        return jax.device_put(replace(self.asked, reference_point=z))
+        return self.everywhere(replace(self.asked, reference_point=z))
 
     def reference_point(self, state: TrainState, batches: Sequence[Batch]) -> float:
         """KTO's z: beta times the mean log-ratio of all responses of the step, at least 0."""
@@ -292,7 +295,7 @@ def run(
                     if due or save_end or not end:
                         saver.save(number, state)
         except NotFinite as found:
-            state = replace(state, finite=jax.device_put(np.ones((), bool)))
+            state = replace(state, finite=step.everywhere(np.ones((), bool)))
             saver.save(found.step - 1, state)
             saver.close()
             reason = explain(step, state, source, found.step, put)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float32, Int32
 
+from llm.mesh import repeated
 from llm.model import Decoder
 from llm.sampler.draft import Draft, Stops, begin, grow, keep, write
 from llm.sampler.settings import Prompt, Sampling, check
@@ -176,7 +176,7 @@ def looks(
         )
     graphdef, weights = nnx.split(decoder)
     # Explicit transfers, because training forbids the others.
-    put = partial(jax.device_put, device=replicated(decoder))
+    put = partial(jax.device_put, device=repeated(decoder.mesh))
     inputs = put((*lay_out(prompts, ids), np.uint32(settings.seed)))
     spaces = rooms(settings.max_new_tokens)
     draft = begin(graphdef, weights, *inputs, responses=N, room=spaces[0])
@@ -224,8 +224,3 @@ def collect(draft: Draft) -> list[Sample]:
         for row, size in enumerate(length)
     ]
 
-
-def replicated(decoder: Decoder) -> NamedSharding | None:
-    """On every device of the decoder's mesh; None where it has no mesh."""
-    held = decoder.output_matrix.sharding
-    return NamedSharding(held.mesh, PartitionSpec()) if isinstance(held, NamedSharding) else None
