@@ -6,7 +6,6 @@ it. Reading never disturbs a run that is still going.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any, TypeVar, get_type_hints
 import jax
 
 from llm.inputs import model_folder
+from llm.integrity import check, described
 from llm.reference import model_fingerprint
 from llm.settings import TRAIN_RECIPES, WITH_CRITIC, Training
-from llm.state import CHECKPOINTS, RUN, saved_steps
+from llm.state import CHECKPOINTS, RUN, read_record, reason, saved_steps
 from llm.update import Parameters
 
 POLICY = "decoder/"
@@ -89,6 +89,9 @@ class Run:
             step: of which there is a checkpoint.
             like: arrays of the same paths and shapes, on the devices where these shall live. Of a
                 run with a critic they may be those of the policy alone.
+
+        Raises:
+            OSError: if it cannot be read, or is not, to the bit, what was saved; names it.
         """
         from orbax.checkpoint import v1 as ocp
 
@@ -101,8 +104,17 @@ class Run:
         }
         context = ocp.Context()
         context.pytree.loading.partial_load = True
-        with context:
-            found: Any = ocp.load(str(self.folder.resolve() / CHECKPOINTS / str(step)), wanted)
+        path = self.folder / CHECKPOINTS / str(step)
+        try:
+            saved = described(path)
+            with context:
+                found: Any = ocp.load(str(path.resolve()), wanted)
+            if saved is not None:
+                check(found, saved)
+        except Exception as error:
+            raise OSError(
+                f"the checkpoint {path} is damaged ({reason(error)}): give the --step of another."
+            ) from error
         return {path: found[name] for path, name in names.items()}
 
 
@@ -121,13 +133,14 @@ def open_run(folder: Path) -> Run:
     if not file.is_file():
         raise ValueError(f"{folder} holds no {RUN}: give the folder of a run, its --out.")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_record(file)
         name, settings = record["recipe"], from_record(Training, record["settings"])
         if name not in TRAIN_RECIPES:
             raise ValueError(f"there is no recipe {name}")
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{file} cannot be read ({error}): it was written by another version, or by hand."
+            f"{file} cannot be read ({error}): it was written by another version, or by hand, or "
+            "is damaged."
         ) from None
     return Run(folder, name, settings, record)
 

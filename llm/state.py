@@ -6,26 +6,31 @@ data and everything random are functions of the step, so a run killed at any mom
 again with the same command gives the same numbers as one that was never killed.
 """
 
+import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from llm.integrity import CHECKSUMS, Damaged, check, checksums, described
 from llm.lock import LOCK
 from llm.settings import SaveSettings
 from llm.update import TrainState
 
-RUN = "run.json"
+RUN, PROOF = "run.json", "sha256"
+"""What was asked for, and where it says by what it can be checked."""
 CHECKPOINTS = "checkpoints"
 MODEL, ADAPTER = "model", "adapter"
 """Folders of the fine-tuned model and of its adapters."""
 
-# What may differ between a run and its continuation, because no number depends on it.
-FREE = ("out", "save", "log.tensorboard", "log.wandb")
+# What may differ between a run and its continuation, because no number depends on it, but for
+# rounding where other devices add up.
+FREE = ("out", "save", "log.tensorboard", "log.wandb", "mesh", "hosts")
 
 
 def check_same_run(folder: Path, asked: Mapping[str, Any]) -> bool:
@@ -42,20 +47,21 @@ def check_same_run(folder: Path, asked: Mapping[str, Any]) -> bool:
     Raises:
         ValueError: if the folder holds another run, or anything else; lists what differs.
     """
-    record, written = folder / RUN, json.dumps(asked, indent=2, sort_keys=True) + "\n"
+    record, asked = folder / RUN, json.loads(json.dumps(asked))
+    written = json.dumps({**asked, PROOF: digest_of(asked)}, indent=2, sort_keys=True) + "\n"
     check_folder(folder)
     if not record.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_text(record, written)
         return False
     try:
-        before = json.loads(record.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{record} cannot be read ({error}): choose another --out.") from None
+        before = read_record(record)
+    except ValueError as error:
+        raise ValueError(f"{record} cannot be read ({error}): {without_record(folder)}") from None
     if not saved_steps(folder) and before.keys() == asked.keys():
         write_text(record, written)
         return False
-    old, new = flatten(before), flatten(json.loads(json.dumps(asked)))
+    old, new = flatten(before), flatten(asked)
     different = [
         f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
@@ -79,9 +85,40 @@ def check_folder(folder: Path) -> None:
         return
     # A run that was killed while it wrote its record has left a part of that, and its lock.
     if any(entry.name != LOCK and not is_partial(entry, record) for entry in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no {RUN}: {without_record(folder)}")
+
+
+def without_record(folder: Path) -> str:
+    """What to do about a folder whose record is gone or damaged."""
+    if not saved_steps(folder):
+        return "choose another --out."
+    return (
+        "the checkpoints beside it are untouched. Give the same command with another --out, stop "
+        f"it when it begins, and put the {RUN} from there here; or choose another --out to begin "
+        "anew."
+    )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a run was asked for, from its ``run.json``.
+
+    Raises:
+        ValueError: if it cannot be read, or is not what was written.
+    """
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    # Those of earlier versions have no digest.
+    if record.pop(PROOF, None) not in (None, digest_of(record)):
         raise ValueError(
-            f"{folder} is not empty and holds no run of modeseek: choose another --out."
+            f"it is not what was written; if it was changed on purpose, take {PROOF} out of it"
         )
+    return record
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    """What tells one record from another."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def is_free(key: str) -> bool:
@@ -120,7 +157,12 @@ def saved_steps(folder: Path) -> list[int]:
     """
     path = folder / CHECKPOINTS
     entries = path.iterdir() if path.is_dir() else ()
-    return sorted(int(entry.name) for entry in entries if entry.name.isdigit())
+    return sorted(int(entry.name) for entry in entries if is_checkpoint(entry))
+
+
+def is_checkpoint(entry: Path) -> bool:
+    """Whether something is a checkpoint by its name, and not what somebody put beside them."""
+    return re.fullmatch("0|[1-9][0-9]*", entry.name) is not None and entry.is_dir()
 
 
 class Saver:
@@ -142,7 +184,7 @@ class Saver:
         path.mkdir(parents=True, exist_ok=True)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         # What is there will make room, sooner or later.
-        there = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        there = sum(map(size_of, path.rglob("*")))
         # One more than are kept, because the next one is written before the oldest goes.
         needed, free = size * (settings.keep + 1) - there, shutil.disk_usage(path).free
         if needed > free:
@@ -154,20 +196,35 @@ class Saver:
         self.folder = folder
         self.saved = -1
         newest = ocp.training.preservation_policies.LatestN(settings.keep)
-        self.checkpointer = ocp.training.Checkpointer(
-            str(path),
-            preservation_policy=newest,  # pyright: ignore[reportArgumentType]
-            cleanup_tmp_directories=True,
-        )
+        try:
+            self.checkpointer = ocp.training.Checkpointer(
+                str(path),
+                preservation_policy=newest,  # pyright: ignore[reportArgumentType]
+                cleanup_tmp_directories=True,
+            )
+        except Exception as error:
+            for step in saved_steps(folder):
+                try:
+                    described(path / str(step))
+                except Exception as cause:
+                    raise self.damage(step, cause) from error
+            raise OSError(f"{path} cannot be opened ({reason(error)}).") from error
 
-    def restore(self, like: TrainState) -> TrainState | None:
+    def restore(
+        self, like: TrainState, say: Callable[[str], None] = lambda line: None
+    ) -> TrainState | None:
         """The latest complete checkpoint, or None.
+
+        One that is damaged is not passed over: what it held can be lost by that, and it may be
+        only the first thing that its disk has lost. Somebody who knows has to decide.
 
         Args:
             like: a state of the same structure, on the devices where the restored one shall live.
+            say: told if there is nothing to check the checkpoint by.
 
         Raises:
-            OSError: if it cannot be read; names it, and what the run can go on from without it.
+            OSError: if it cannot be read, or is not, to the bit, what was saved; names it, and what
+                the run can go on from without it.
         """
         latest = self.checkpointer.latest
         if latest is None:
@@ -177,15 +234,18 @@ class Saver:
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for name, leaf in zip(names(like), leaves, strict=True)
         }
+        path = self.folder / CHECKPOINTS / str(latest.step)
         try:
+            saved = described(path)
             found = self.checkpointer.load(latest.step, abstract)
+            if saved is not None:
+                check(found, saved)
+            if int(found["step"]) != latest.step:
+                raise Damaged(f"it is that of step {int(found['step'])}")
         except Exception as error:
-            before = saved_steps(self.folder)[:-1]
-            then = f"goes on after step {before[-1]}" if before else "begins anew"
-            raise OSError(
-                f"the checkpoint {self.folder / CHECKPOINTS / str(latest.step)} is damaged "
-                f"({reason(error)}): delete it, and the same command {then}."
-            ) from error
+            raise self.damage(latest.step, error) from error
+        if saved is None:
+            say(f"{path} holds no checksums to check it by: it is taken as it is")
         self.saved = latest.step
         return jax.tree.unflatten(structure, [found[name] for name in abstract])
 
@@ -201,7 +261,8 @@ class Saver:
         try:
             # Training forbids transfers that nobody asked for; here they are what is asked for.
             with jax.transfer_guard("allow"):
-                self.checkpointer.save_async(step, leaves, force=True)
+                proof: Any = {CHECKSUMS: checksums(leaves)}
+                self.checkpointer.save_async(step, leaves, force=True, custom_metadata=proof)
         except Exception as error:
             raise self.failure(error) from error
         self.saved = step
@@ -218,6 +279,15 @@ class Saver:
         except Exception as error:
             raise self.failure(error) from error
 
+    def damage(self, step: int, error: Exception) -> OSError:
+        """Which checkpoint is damaged, and what the run can go on from without it."""
+        others = [other for other in saved_steps(self.folder) if other != step]
+        then = f"goes on after step {others[-1]}" if others else "begins anew"
+        return OSError(
+            f"the checkpoint {self.folder / CHECKPOINTS / str(step)} is damaged "
+            f"({reason(error)}): move or delete it, and the same command {then}."
+        )
+
     def failure(self, error: Exception) -> OSError:
         """What went wrong, what is safe, and what to do."""
         steps = saved_steps(self.folder)
@@ -226,6 +296,14 @@ class Saver:
             f"a checkpoint could not be written to {self.folder / CHECKPOINTS} ({reason(error)}); "
             f"{safe}. Make room and give the same command again."
         )
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 for anything else, and for what has gone meanwhile."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 def reason(error: Exception) -> str:
