@@ -4,11 +4,13 @@ A collection is the middle of Algorithm 1: responses, their rewards, and what th
 about each of their tokens. It is kept whole, one file each, because the inner steps that follow
 cannot be resumed without it (the policy that wrote it is gone by then), because labels may have
 cost money, and because reading what a policy writes is how reward hacking is found. The files are
-Parquet, a row per response, which any table program opens.
+Parquet, a row per response, which any table program opens. Each proves by a digest of its content
+that it is what was written, because it is learned from again after a kill.
 
 Key to the axes: N responses of a prompt, T tokens of a response.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,7 +27,8 @@ from llm.rewards import Written
 
 FOLDER = "rollouts"
 SUFFIX = ".parquet"
-METADATA = b"modeseek"
+METADATA, PROOF = b"modeseek", b"modeseek.sha256"
+"""Where a file keeps the facts of its collection, and the digest of all that it holds."""
 
 PER_TOKEN = {
     "logp": "old_logp",
@@ -139,7 +142,11 @@ def rollout_files(run: Path) -> list[Path]:
 
 
 def write_rollouts(path: Path, collected: Rollouts) -> None:
-    """Write a collection whole, or not at all."""
+    """Write a collection whole, or not at all.
+
+    Raises:
+        OSError: if it cannot be written; what was there before is untouched.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -159,13 +166,37 @@ def write_rollouts(path: Path, collected: Rollouts) -> None:
         "gold": pa.float64(),
         **{column: pa.list_(pa.float32()) for column in PER_TOKEN},
     }
-    schema = pa.schema(list(kinds.items()), {METADATA: json.dumps(collected.facts).encode()})
-    rows = list(rows_of(collected))
+    schema, rows = pa.schema(list(kinds.items())), list(rows_of(collected))
     table = pa.table({name: [row[name] for row in rows] for name in kinds}, schema=schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = json.dumps(collected.facts).encode()
+    table = table.replace_schema_metadata({METADATA: facts, PROOF: proof(table, facts)})
     partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, partial)
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, partial, write_page_checksum=True)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())  # the disk has it before it has its name
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(
+            f"the rollouts {path} cannot be written ({first_line(error)}). Everything that was "
+            "written before is safe: see to the disk, and give the same command again."
+        ) from error
+
+
+def proof(table: Any, facts: bytes) -> bytes:
+    """A digest of a collection's rows, to the bit, and of what is said about them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = hashlib.sha256(facts)
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_list(column.type):
+            found.update(pc.list_flatten(column).to_numpy().tobytes())  # pyright: ignore
+            column = pc.list_value_length(column)  # pyright: ignore
+        found.update(json.dumps([name, column.to_pylist()]).encode())
+    return found.hexdigest().encode()
 
 
 def rows_of(collected: Rollouts) -> Iterable[dict[str, Any]]:
@@ -199,14 +230,12 @@ def read_rollouts(path: Path) -> Rollouts:
     """Read a collection back, every number as it was.
 
     Raises:
-        OSError: if the file cannot be read; names it.
+        OSError: if the file cannot be read, or is not what was written; names it.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-        facts = json.loads(table.schema.metadata[METADATA])
+        table, facts = read_table(path)
         rows = table.to_pylist()
         together: dict[int, list[dict[str, Any]]] = {}
         for row in rows:
@@ -214,8 +243,28 @@ def read_rollouts(path: Path) -> Rollouts:
         iteration = rows[0]["iteration"]
         return Rollouts(iteration, [rollout_of(rows) for rows in together.values()], facts)
     except (pa.ArrowException, OSError, KeyError, TypeError, IndexError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise OSError(f"the rollouts {path} cannot be read ({first}).") from None
+        raise OSError(f"the rollouts {path} cannot be read ({first_line(error)}).") from None
+
+
+def read_table(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The table of a file and the facts of its collection, both as they were written.
+
+    Raises:
+        Exception: of many kinds, if that is not what is there.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, page_checksum_verification=True)
+    about = table.schema.metadata or {}
+    # Those of earlier versions have no digest.
+    if about.get(PROOF) not in (None, proof(table, about[METADATA])):
+        raise ValueError("its content is not what was written")
+    return table, json.loads(about[METADATA])
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def of_all(rows: Sequence[Mapping[str, Any]], column: str) -> Float64[np.ndarray, " N"] | None:

@@ -9,7 +9,6 @@ random whatever the pool, so no more pairs are written than are wanted, and the 
 Key to the axes: P candidate pairs, n samples of a prompt, M ensemble members.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from llm.active.writing import Scribe
 from llm.data.examples import Group
 from llm.data.order import Order
 from llm.rescoring import Rescore
-from llm.rollouts import METADATA, Rollout, Rollouts, read_rollouts, write_rollouts
+from llm.rollouts import Rollout, Rollouts, read_rollouts, read_table, write_rollouts
 from llm.sampler import Sample
 from llm.update import Parameters
 from objectives import implicit_reward, predictive_entropy, select
@@ -312,11 +311,10 @@ def facts_of(path: Path) -> dict[str, Any]:
         OSError: if the file cannot be read; names it.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        return json.loads((pq.read_schema(path).metadata or {})[METADATA])
-    except (pa.ArrowException, KeyError, ValueError) as error:
+        return read_table(path)[1]
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise OSError(
             f"the pool {path} cannot be read ({type(error).__name__}): the file is damaged. Delete "
             "it, and the same command makes it again; labels that were given are kept."

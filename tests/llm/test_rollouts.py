@@ -146,7 +146,7 @@ def test_a_kill_while_a_file_is_written_leaves_the_one_that_was_there(tmp_path, 
     before = made([[3, 1]], gold=False, known=())
     write_rollouts(path, before)
 
-    def half(table: object, where: Path) -> None:
+    def half(table: object, where: Path, **options: object) -> None:
         Path(where).write_bytes(b"PAR1")
         raise KeyboardInterrupt
 
