@@ -10,8 +10,10 @@ import importlib.util
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from llm.settings import LogSettings
 
@@ -44,7 +46,8 @@ class Journal:
             self.wandb = wandb.init(
                 project=settings.wandb, name=name, id=run_id(folder), resume="allow", config=record
             )
-        self.file: TextIO = reopen(folder / METRICS, step)
+        self.path = folder / METRICS
+        self.file = reopen(self.path, step)
 
     def write(
         self,
@@ -60,10 +63,17 @@ class Journal:
             kind: ``"train"``, ``"rollout"`` or ``"eval"``.
             numbers: what was computed.
             clock: what was measured with a watch.
+
+        Raises:
+            OSError: if the disk does not take it.
         """
         line = {"step": step, "kind": kind, **numbers, "clock": dict(clock)}
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        rest = json.dumps(line).encode() + b"\n"
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) or 0 :]
+        except OSError as error:
+            raise refused(self.path, error) from error
         named = {f"{kind}/{name}": value for name, value in {**numbers, **clock}.items()}
         if self.tensorboard is not None:
             for name, value in named.items():
@@ -98,26 +108,61 @@ def run_id(folder: Path) -> str:
     return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
 
 
-def reopen(path: Path, step: int) -> TextIO:
-    """Open the lines for appending, without those after a step and without a broken last one."""
+def reopen(path: Path, step: int) -> FileIO:
+    """Open the lines for appending, without those after a step and without a broken last one.
+
+    There is no buffer: what a line costs to write is nothing beside the step it tells of, and what
+    a full disk has refused is not offered to it again when the file is closed.
+
+    Raises:
+        OSError: if a line is damaged, or the disk does not take what is left of them.
+    """
     kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
     partial = path.with_name(f".{path.name}")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
-    return path.open("a", encoding="utf-8")
+    try:
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, path)
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise refused(path, error) from error
+
+
+def refused(path: Path, error: OSError) -> OSError:
+    """What a disk does not take, what is safe, and what to do."""
+    return OSError(
+        f"{path} cannot be written ({error.strerror}). What was saved is safe: see to the disk, "
+        "and give the same command again."
+    )
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a run's metrics; none when there is no file.
+    """All lines of a run's metrics; none when there is no file.
 
     Args:
-        path: ``metrics.jsonl`` of a run.
+        path: ``metrics.jsonl`` of a run. A kill may have cut its last line short, which is then
+            left out.
+
+    Raises:
+        OSError: if any other line is damaged; says which.
     """
     lines: list[dict[str, Any]] = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
+    *whole, rest = path.read_bytes().split(b"\n") if path.exists() else (b"",)
+    for number, text in enumerate(whole, 1):
+        try:
+            lines.append(parsed(text))
+        except ValueError:
+            raise OSError(
+                f"line {number} of {path} is damaged. Nothing else is: mend the line, or delete it "
+                "and give its numbers up, and give the same command again."
+            ) from None
+    with suppress(ValueError):
+        lines.append(parsed(rest))
     return lines
+
+
+def parsed(text: bytes) -> dict[str, Any]:
+    """One line; ValueError if it is not one that a journal writes."""
+    line = json.loads(text)
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int) or "kind" not in line:
+        raise ValueError("no line of metrics")
+    return line
