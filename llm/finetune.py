@@ -137,7 +137,7 @@ def carry_out(prepared: Prepared, console: Console) -> None:
 
     with ExitStack() as opened:
         saver = opened.enter_context(closing(Saver(prepared.out, settings.save, state)))
-        restored = saver.restore(state)
+        restored = saver.restore(state, console.print)
         done = -1 if restored is None else int(restored.step)
         journal = Journal(prepared.out, settings.log, done, prepared.name, prepared.record)
         opened.enter_context(closing(journal))

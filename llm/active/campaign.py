@@ -174,7 +174,7 @@ class Campaign:
             state = self.tools.start(initial)
             folder = self.folder if number == 0 else self.folder / "members" / str(number)
             saver = opened.enter_context(closing(Saver(folder, self.settings.save, state)))
-            restored = saver.restore(state)
+            restored = saver.restore(state, self.console.print)
             done = -1 if restored is None else int(restored.step)
             about = f"{self.name} {number}", self.prepared.record
             journal = Journal(folder, self.settings.log, done, *about)
