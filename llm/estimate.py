@@ -8,7 +8,7 @@ the writing of fresh responses.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table
 
@@ -23,8 +23,10 @@ from llm.footprint import (
     Item,
     cache_bytes,
     dtype_of,
+    laid_out,
     lora_of,
     memory,
+    resident,
     total,
     writing_rows,
 )
@@ -196,6 +198,13 @@ def estimate(
     written = fresh * responses * load.response_tokens
     writing = sampling_seconds(architecture, settings, recipe, load, device, devices, collections)
     peak = device.flops * device.mfu * devices
+    laid = laid_out(
+        settings.mesh,
+        devices,
+        sum(item.bytes for item in resident(settings, shapes, trains)),
+        device.memory,
+    )
+    settings = replace(settings, mesh=laid)
     held = tuple(memory(architecture, settings, recipe, load, device, shapes, trains, len(scored)))
     # A small batch is done before the optimizer has read and written what it moves.
     moved = 2 * sum(item.bytes for item in held if item.what in (WEIGHTS, OPTIMIZER, GRADIENT))

@@ -26,7 +26,7 @@ from llm.model.attention import attend, attend_back, rotation, visible
 from llm.model.block import Block
 from llm.model.lora import LoRA
 from llm.optimizer import optimizer
-from llm.settings import AdapterSettings, Training
+from llm.settings import AdapterSettings, MeshSettings, Training
 from llm.workload import Workload
 from objectives.recipes import Recipe
 
@@ -47,6 +47,59 @@ class Item:
     what: str
     bytes: float | int
     when: Literal["always", "training", "sampling"]
+
+
+def resident(
+    settings: Training, shapes: dict[str, Any], trains: dict[str, Any], pieces: int = 1
+) -> list[Item]:
+    """What every step finds in memory.
+
+    Args:
+        settings: of the run.
+        shapes: all parameters.
+        trains: those that train.
+        pieces: that all of it is cut into, one for a device.
+    """
+    weights = MASTER * total(trains) / pieces
+    kept = jax.eval_shape(optimizer(settings.optimizer, optax.constant_schedule(1.0)).init, trains)
+    moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) / pieces
+    return [
+        Item("model as it was read", MASTER * total(shapes) / pieces, "always"),
+        Item(WEIGHTS, weights, "always"),
+        Item(OPTIMIZER, moments, "always"),
+        Item(GRADIENT, weights, "always"),
+    ]
+
+
+ROOM = 0.5
+"""Share of a device's memory that ``resident`` may take where nobody says how it is cut."""
+
+
+def laid_out(
+    mesh: MeshSettings, devices: int, resident: float, memory: float | None
+) -> MeshSettings:
+    """How a model is spread where the flags leave it open: in as few pieces as fit.
+
+    Copies of the whole model exchange gradients once in a step; pieces of it are sent for every
+    layer. So a model that leaves a device room for the rest is kept whole on each.
+
+    Args:
+        mesh: what was asked for.
+        devices: there are.
+        resident: bytes that every step finds in memory, uncut.
+        memory: of a device, bytes; None where it is not known.
+    """
+    if mesh.fsdp is not None:
+        return mesh
+    if mesh.data is not None or memory is None or devices % mesh.tensor:
+        return dataclasses.replace(mesh, fsdp=1 if mesh.data is None else None)
+    most = devices // mesh.tensor
+    fits = (
+        pieces
+        for pieces in range(1, most + 1)
+        if most % pieces == 0 and resident / (pieces * mesh.tensor) <= ROOM * memory
+    )
+    return dataclasses.replace(mesh, fsdp=next(fits, most))
 
 
 def total(shapes: dict[str, Any]) -> int:
@@ -84,18 +137,11 @@ def memory(
         scored_by: reward models that are kept beside the policy.
     """
     a, online = architecture, recipe.collection.source != "dataset"
-    pieces = settings.mesh.fsdp * settings.mesh.tensor
+    pieces = (settings.mesh.fsdp or 1) * settings.mesh.tensor
     dtype = dtype_of(settings, device)
     number = dtype.itemsize
     weights = MASTER * total(trains) / pieces
-    kept = jax.eval_shape(optimizer(settings.optimizer, optax.constant_schedule(1.0)).init, trains)
-    moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) / pieces
-    items = [
-        Item("model as it was read", MASTER * total(shapes) / pieces, "always"),
-        Item(WEIGHTS, weights, "always"),
-        Item(OPTIMIZER, moments, "always"),
-        Item(GRADIENT, weights, "always"),
-    ]
+    items = resident(settings, shapes, trains, pieces)
     if scored_by:
         items.append(Item("reward models", scored_by * MASTER * total(shapes) / pieces, "always"))
     S = settings.packing.row_length or longest_group(settings, recipe, load)
@@ -116,6 +162,9 @@ def memory(
     whole = R * S * a.vocab_size * MASTER
     items.append(Item("logits of a chunk", LOGIT_ARRAYS * min(block, whole), "training"))
     if online:
+        if number < MASTER:
+            whole = number * total(shapes) / (tensor if settings.sampling.gather else pieces)
+            items.append(Item(f"weights to write with, {dtype.name}", whole, "sampling"))
         rows, room = writing_rows(settings, recipe), cache_room(settings, load, a)
         cache = rows * room * cache_bytes(a, dtype) / tensor
         items += [

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from llm.data.examples import DataSettings
 from llm.data.plan import PackingSettings
+from llm.hosts.settings import HostSettings
 from llm.rewards.settings import RewardSettings
 from objectives import AWR, CPO, DPO, GSPO, KTO, PPO, REINFORCE, RWR
 from objectives.hyperparameters import require, require_nonnegative, require_positive
@@ -132,8 +133,9 @@ class MeshSettings:
 
     data: int | None = None
     """Copies of the model that share the batch; what is left of the devices when not given."""
-    fsdp: int = 1
-    """Devices that share one copy of the parameters and the batch."""
+    fsdp: int | None = None
+    """Devices that share one copy of the parameters and the batch; as few as it fits in when not
+    given, or with --mesh.data what that leaves."""
     tensor: int = 1
     """Devices that share each layer's arithmetic."""
 
@@ -186,6 +188,9 @@ class SamplingSettings:
     """Texts that end a response, besides the model's own end tokens."""
     rows: int = 256
     """Responses written side by side; bounds the memory of their caches."""
+    gather: bool = True
+    """Put weights that are kept in pieces together before writing; without it a layer at a time,
+    for every token, which is for models that do not fit a device."""
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, self, "max_new_tokens", "at least 1")
@@ -289,6 +294,7 @@ class Training:
     reading: DataSettings = field(default_factory=DataSettings)
     packing: PackingSettings = field(default_factory=PackingSettings)
     mesh: MeshSettings = field(default_factory=MeshSettings)
+    hosts: HostSettings = field(default_factory=HostSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     rewards: RewardSettings = field(default_factory=RewardSettings)
     critic: CriticSettings = field(default_factory=CriticSettings)

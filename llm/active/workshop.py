@@ -70,6 +70,7 @@ class Workshop:
             self.loaded.policy(self.loaded.values),
             rows=self.settings.sampling.rows,
             decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+            gather=self.prepared.settings.sampling.gather,
         )
         return Scribe(engine, tokenizer, sampling, self.settings.pool.shortest, self.settings.seed)
 

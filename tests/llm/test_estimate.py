@@ -12,7 +12,7 @@ from rich.console import Console
 from llm.devices import DEVICES, Device, device_named
 from llm.estimate import Estimate, duration, estimate
 from llm.flops import forward_flops
-from llm.footprint import residuals
+from llm.footprint import laid_out, residuals
 from llm.model import Decoder, abstract_decoder, parameters
 from llm.model.architecture import Architecture, architecture_from_config
 from llm.model.lora import LoRA
@@ -52,10 +52,16 @@ def pythia(**changes) -> Architecture:
     return architecture_from_config(config | changes)
 
 
-def plan(name: str = "dpo", load: Workload = LOAD, devices: int = 1, **settings) -> Estimate:
+def plan(
+    name: str = "dpo",
+    load: Workload = LOAD,
+    devices: int = 1,
+    device: Device = DEVICE,
+    **settings,
+) -> Estimate:
     recipes = OFFLINE_RECIPES | ONLINE_RECIPES
     training = Training(model="x", **settings)
-    return estimate(pythia(), name, recipes[name], training, load, DEVICE, devices)
+    return estimate(pythia(), name, recipes[name], training, load, device, devices)
 
 
 def held(found: Estimate, what: str) -> float:
@@ -186,6 +192,30 @@ def test_devices_that_share_a_model_hold_a_part_of_it_each():
     assert held(parts, "optimizer") == held(whole, "optimizer") / 4
     assert held(parts, "activations kept") == held(whole, "activations kept")
     assert parts.training_seconds == pytest.approx(whole.training_seconds / 4)
+
+
+def test_a_model_is_cut_into_as_few_pieces_as_fit():
+    def fsdp(resident, memory=16.0, devices=8, **mesh):
+        return laid_out(MeshSettings(**mesh), devices, resident, memory).fsdp
+
+    assert [fsdp(size) for size in (1.0, 8.0, 9.0, 33.0, 1e9)] == [1, 1, 2, 8, 8]
+    # Devices along tensor share it too; 6 devices cannot hold 4 pieces each.
+    assert fsdp(33.0, tensor=4) == 2 and fsdp(25.0, devices=6) == 6
+    # What was asked for stays, and where memory is not known nothing is cut.
+    assert fsdp(1e9, fsdp=2) == 2 and fsdp(1e9, data=4) is None and fsdp(1e9, memory=None) == 1
+
+
+def test_a_plan_cuts_a_model_that_does_not_fit_whole():
+    whole = plan(devices=8)
+    kept = sum(item.bytes for item in whole.memory if item.when == "always")
+    cut = plan(devices=8, device=replace(DEVICE, memory=kept / 2))
+    assert held(cut, "optimizer") == held(whole, "optimizer") / 4
+
+
+def test_half_precision_writes_with_a_copy_of_the_weights():
+    copied, alone = plan("rloo", dtype="bfloat16"), plan("rloo", dtype="float32")
+    assert held(copied, "weights to write with, bfloat16") == pytest.approx(2 * copied.parameters)
+    assert not [item for item in alone.memory if "to write with" in item.what]
 
 
 def test_a_plan_says_whether_it_fits():
