@@ -12,17 +12,16 @@ temperature and truncation: what an importance weight has to divide by.
 Key to the axes: B prompts, R rows, T new tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float32, Int32
 
-from llm.mesh import repeated
+from llm.hosts import fetch, repeat
 from llm.model import Decoder
 from llm.sampler.draft import Draft, Stops, begin, grow, keep, write
 from llm.sampler.settings import Prompt, Sampling, check
@@ -176,7 +175,7 @@ def looks(
         )
     graphdef, weights = nnx.split(decoder)
     # Explicit transfers, because training forbids the others.
-    put = partial(jax.device_put, device=repeated(decoder.mesh))
+    put: Callable[[Any], Any] = partial(repeat, mesh=decoder.mesh)
     inputs = put((*lay_out(prompts, ids), np.uint32(settings.seed)))
     spaces = rooms(settings.max_new_tokens)
     draft = begin(graphdef, weights, *inputs, responses=N, room=spaces[0])
@@ -211,7 +210,7 @@ def looks(
 
 def collect(draft: Draft) -> list[Sample]:
     """The responses on the host as far as they are, one per row; a padding row's is empty."""
-    tokens, logp, own, length, done = jax.device_get(
+    tokens, logp, own, length, done = fetch(
         (draft.tokens, draft.logp, draft.model_logp, draft.length, draft.done)
     )
     if not np.isfinite(logp).all():
