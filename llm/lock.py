@@ -19,16 +19,21 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Keep others from writing into a folder until the end of the block; it is made if absent.
 
     Raises:
-        OSError: if another process writes into it.
+        OSError: if another process writes into it, or if nobody can.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, blocking=False)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise OSError(
             f"{folder} is being written to by another process. Wait until it has ended, stop it, "
             "or choose another folder."
+        ) from None
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written to ({error.strerror}). What is in it is untouched: see to "
+            "the disk, or choose another folder."
         ) from None
     try:
         yield

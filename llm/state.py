@@ -8,6 +8,7 @@ again with the same command gives the same numbers as one that was never killed.
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -139,10 +140,22 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: if the disk does not take it; what was there before is untouched.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # the disk has it before it has its name
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}): make room, or choose another --out."
+        ) from error
 
 
 def is_partial(entry: Path, path: Path) -> bool:
@@ -189,12 +202,14 @@ class Saver:
         needed, free = size * (settings.keep + 1) - there, shutil.disk_usage(path).free
         if needed > free:
             raise OSError(
-                f"{path} needs {needed / 2**20:.0f} MiB for {settings.keep} checkpoints and the "
-                f"one being written, and its disk has {free / 2**20:.0f} MiB free: make room, or "
+                f"{path} needs {needed / 2**20:.1f} MiB for {settings.keep} checkpoints and the "
+                f"one being written, and its disk has {free / 2**20:.1f} MiB free: make room, or "
                 "choose another --out or a smaller --save.keep."
             )
         self.folder = folder
         self.saved = -1
+        # Orbax tells in pages of tracebacks what it raises besides, and that is told in a sentence.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         newest = ocp.training.preservation_policies.LatestN(settings.keep)
         try:
             self.checkpointer = ocp.training.Checkpointer(
@@ -294,7 +309,7 @@ class Saver:
         safe = f"step {steps[-1]} is safe" if steps else "nothing had been saved before"
         return OSError(
             f"a checkpoint could not be written to {self.folder / CHECKPOINTS} ({reason(error)}); "
-            f"{safe}. Make room and give the same command again."
+            f"{safe}. Make room, or the disk writable, and give the same command again."
         )
 
 

@@ -1,83 +1,28 @@
 """What is on disk is what was saved, whole or not loaded at all, and of the run that asks."""
 
-import gc
 import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from llm.settings import SaveSettings
 from llm.state import CHECKPOINTS, RUN, Saver, check_same_run, read_record, saved_steps
-from llm.update import TrainState
-
-ASKED = {"recipe": "dpo", "settings": {"batch": 8, "out": "a", "log": {"every": 1}}}
-
-
-# Where Orbax fails it drops what it had begun besides, and Python warns when that is collected.
-abandoned = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-    "ignore:coroutine .* was never awaited:RuntimeWarning",
+from tests.llm.faults.states import (
+    abandoned,
+    advance,
+    following,
+    kept,
+    make_state,
+    opened,
+    save_steps,
+    swept,
 )
 
+__all__ = ["swept"]
 
-@pytest.fixture
-def swept() -> Iterator[None]:
-    """Collects what a test leaves behind while its own warning filters still hold."""
-    yield
-    gc.collect()
-
-
-def make_state(size: int = 7) -> TrainState:
-    def build() -> TrainState:
-        zero = jnp.zeros(())
-        w = jnp.arange(size, dtype=jnp.float32) / 3
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            trainable={"a/b.c/kernel": w, "half": w.astype(jnp.bfloat16)},
-            optimizer=({"mu": w[:3]}, (), jnp.ones((), jnp.int32)),
-            totals={"loss": (zero, zero)},
-            finite=jnp.ones((), bool),
-        )
-
-    return jax.jit(build)()  # buffers of its own, as a step makes them
-
-
-@jax.jit
-def following(state: TrainState) -> TrainState:
-    """A state of the same shape with other numbers."""
-    return jax.tree.map(lambda x: x if x.dtype == bool else x + 1, state)
-
-
-advance = jax.jit(following, donate_argnums=0)
-
-
-def kept(state: TrainState) -> list[np.ndarray]:
-    return [np.array(leaf) for leaf in jax.tree.leaves(state)]
-
-
-@contextmanager
-def opened(folder, state, *, every: int = 1, keep: int = 2) -> Iterator[Saver]:
-    saver = Saver(folder, SaveSettings(every=every, keep=keep), state)
-    try:
-        yield saver
-    finally:
-        saver.checkpointer.close()
-
-
-def save_steps(folder, *steps: int, keep: int = 5) -> dict[int, list[np.ndarray]]:
-    state, found = make_state(), {}
-    with opened(folder, state, keep=keep) as saver:
-        for step in steps:
-            while int(state.step) < step:
-                state = following(state)
-            found[step] = kept(state)
-            saver.save(step, state)
-    return found
+ASKED = {"recipe": "dpo", "settings": {"batch": 8, "out": "a", "log": {"every": 1}}}
 
 
 @pytest.mark.parametrize("size", [7, 300_000])
@@ -157,7 +102,7 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, swept, harm):
 def test_a_disk_without_room_is_refused_with_both_numbers(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"needs \d+ MiB .* 1 MiB free.*--save.keep"):
+    with pytest.raises(OSError, match=r"needs \d+.\d MiB .* 1.0 MiB free.*--save.keep"):
         Saver(tmp_path, SaveSettings(), make_state(1_000_000))
 
 
