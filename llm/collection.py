@@ -25,9 +25,10 @@ from jaxtyping import Array, UInt32
 
 from llm.data.examples import Group
 from llm.fresh_advantages import Carried, advise
+from llm.hosts import each_own, fetch, from_first
 from llm.preparation import offline_prompts
 from llm.rescoring import Rescore, Said
-from llm.rewards import Reward, Written
+from llm.rewards import Reward, Written, asks_once
 from llm.rollouts import (
     Rollout,
     Rollouts,
@@ -69,17 +70,25 @@ class Writer:
     ) -> list[Rollout]:
         """Responses to the prompts of groups."""
         written = engine.write([group.prompt for group in groups], self.sampling, ids)
+        # The tokens are everywhere; every process reads its share of them as text.
+        texts = each_own(
+            [(group.prompt, samples) for group, samples in zip(groups, written, strict=True)],
+            lambda own: [
+                tuple(self.read(prompt, s.tokens, s.finished) for s in samples)
+                for prompt, samples in own
+            ],
+        )
         return [
             Rollout(
                 prompt_id=number,
                 where=group.where,
                 source=source,
                 prompt=group.prompt,
-                responses=tuple(self.read(group.prompt, s.tokens, s.finished) for s in samples),
+                responses=responses,
                 reward=np.zeros(len(samples)),
                 known={"old_logp": np.concatenate([s.logp for s in samples])},
             )
-            for group, number, samples in zip(groups, ids, written, strict=True)
+            for group, number, samples, responses in zip(groups, ids, written, texts, strict=True)
         ]
 
     def given(self, group: Group, number: int) -> Rollout:
@@ -121,7 +130,15 @@ class Judges:
     missing_eos: float = 0.0
 
     def __call__(self, written: Sequence[Rollout]) -> list[Rollout]:
-        """The same with rewards."""
+        """The same with rewards; every process judges its share, unless only one may ask."""
+        if any(asks_once(judge) for judge in (self.reward, self.gold) if judge is not None):
+            return from_first(lambda: self.judge(written))
+        return each_own(written, self.judge)
+
+    def judge(self, written: Sequence[Rollout]) -> list[Rollout]:
+        """A share of them with rewards."""
+        if not written:
+            return []
         answers = [rollout.responses for rollout in written]
         rewards = self.reward(answers)
         gold = [None] * len(written) if self.gold is None else self.gold(answers)
@@ -251,10 +268,10 @@ class Collector:
         """
         path = path_of(self.folder, iteration)
         mark = f"{self.run}-{fingerprint(trainable)}"
-        found = kept(path, mark)
+        found = from_first(lambda: kept(path, mark))
         # With the same policy, but not after the same rewards, penalty and baseline are others.
         if found is not None and found.facts["before"] == carried.record():
-            shutil.rmtree(parts_of(path), ignore_errors=True)  # left by a kill in between
+            from_first(lambda: clear(parts_of(path)))  # left by a kill in between
             return found, {}
         began = time.monotonic()
         written = self.write(iteration, trainable, mark, go_on)
@@ -280,8 +297,8 @@ class Collector:
             "numbers": numbers,
         }
         collected = Rollouts(iteration, rollouts, facts)
-        write_rollouts(path, collected)
-        shutil.rmtree(parts_of(path), ignore_errors=True)
+        from_first(lambda: write_rollouts(path, collected))
+        from_first(lambda: clear(parts_of(path)))
         return collected, clock
 
     def write(
@@ -306,13 +323,13 @@ class Collector:
         folder = parts_of(path_of(self.folder, iteration))
         for start in range(given, len(rows), together):
             part = folder / f"{start:06d}.parquet"
-            done = kept(part, mark)
+            done = from_first(lambda part=part: kept(part, mark))
             if done is None:
                 chosen = slice(start, start + together)
                 groups = [self.groups[row] for row in rows[chosen]]
                 written = self.writer.write(engine, groups, ids[chosen], source)
                 done = Rollouts(iteration, written, {"policy": mark})
-                write_rollouts(part, done)
+                from_first(lambda part=part, done=done: write_rollouts(part, done))
             found += done.rollouts
             if not go_on(len(found) / len(rows)):
                 raise Interrupted
@@ -366,6 +383,11 @@ def parts_of(path: Path) -> Path:
     return path.with_suffix(".parts")
 
 
+def clear(folder: Path) -> None:
+    """Remove a folder, or what can be removed of it."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def kept(path: Path, mark: str) -> Rollouts | None:
     """What this very policy wrote in this very run; None if there is none that can be read.
 
@@ -384,7 +406,7 @@ def kept(path: Path, mark: str) -> Rollouts | None:
 
 def fingerprint(values: Parameters) -> str:
     """A number that two sets of parameters share only if they are the same, to the bit."""
-    return f"{int(jax.device_get(digest(values))):08x}"
+    return f"{int(fetch(digest(values))):08x}"
 
 
 @jax.jit

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from llm import hosts
 from llm.answers import JUDGED, answer, show_answers, show_extremes, show_judgement
 from llm.data.packing import Shape
 from llm.data.plan import Plan
@@ -39,7 +40,7 @@ from llm.model import RewardModel
 from llm.preparation import HARBOUR, Prepared, prepare
 from llm.progress import Bar
 from llm.settings import Training
-from llm.state import ADAPTER, MODEL, Saver, check_same_run
+from llm.state import ADAPTER, MODEL, Saver, check_same_run, flatten, is_free, saved_steps
 from llm.train import Source, Step, Stored, run
 from llm.update import Fixed, Parameters
 from objectives.recipes import Recipe
@@ -66,13 +67,23 @@ def finetune(name: str, recipe: Recipe, settings: Training, console: Console) ->
         FloatingPointError: if training diverges; the last good state is saved.
     """
     prepared = prepare(name, recipe, settings, console.print)
-    with only_writer(prepared.out):
-        begun = check_same_run(prepared.out, prepared.record)
-        if begun and (prepared.out / MODEL).exists():
+    record, out = prepared.record, prepared.out
+    hosts.check_same("run", {k: v for k, v in flatten(record).items() if not is_free(k)})
+    hosts.HERE.advice = lambda: going_on(out)
+    with only_writer(out) if hosts.is_first() else nullcontext():
+        begun = hosts.from_first(lambda: check_same_run(out, record))
+        hosts.check_one_folder(out)
+        if begun and hosts.from_first((out / MODEL).exists):
             console.print(f"This run is complete: {prepared.out / MODEL}")
         else:
             carry_out(prepared, console)
     return prepared.out
+
+
+def going_on(folder: Path) -> str:
+    """What the command of a run does when it is given again."""
+    steps = saved_steps(folder)
+    return f"goes on after step {steps[-1]}" if steps else "begins anew"
 
 
 def carry_out(prepared: Prepared, console: Console) -> None:
@@ -109,6 +120,7 @@ def carry_out(prepared: Prepared, console: Console) -> None:
         shapes, cut = plan.shapes, bool(plan.pieces)
         examples = plan.examples(cut=False) + plan.examples(cut=True)
 
+    hosts.check_same("batch shapes", [tuple(shape) for shape in shapes])
     began = time.monotonic()
     with console.status("compiling"):
         start = jax.jit(trainer.start)
@@ -138,7 +150,8 @@ def carry_out(prepared: Prepared, console: Console) -> None:
     with ExitStack() as opened:
         saver = opened.enter_context(closing(Saver(prepared.out, settings.save, state)))
         restored = saver.restore(state, console.print)
-        done = -1 if restored is None else int(restored.step)
+        done = -1 if restored is None else int(hosts.fetch(restored.step))
+        hosts.check_same("step to go on after", done)
         journal = Journal(prepared.out, settings.log, done, prepared.name, prepared.record)
         opened.enter_context(closing(journal))
         if restored is None:
@@ -262,6 +275,8 @@ def compare(prepared: Prepared, loaded: Loaded, trainable: Parameters, console: 
 
 def conclude(prepared: Prepared, console: Console) -> None:
     """What changed on the held-out groups, and what to do next."""
+    if not hosts.is_first():
+        return
     lines = [line for line in read_lines(prepared.out / METRICS) if line["kind"] == "eval"]
     if len(lines) > 1 and prepared.held_out:
         table = Table("held-out", "before", "after", box=None, padding=(0, 2, 0, 0))

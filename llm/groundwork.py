@@ -19,9 +19,9 @@ from llm.data.examples import Group
 from llm.data.order import InOrder, Order
 from llm.data.packing import Batch, Shape
 from llm.data.plan import Plan, make_plan
+from llm.hosts import fetch, repeat
 from llm.journal import Journal
 from llm.loading import Loaded
-from llm.mesh import repeated
 from llm.model import RewardModel, parameters
 from llm.online import Fresh
 from llm.optimizer import optimizer, schedule
@@ -62,11 +62,24 @@ def plan_of(prepared: Prepared, loaded: Loaded, steps: int) -> Plan:
         steps=steps,
         shards=loaded.shards,
         width=prepared.architecture.width,
+        mine=loaded.mine,
     )
 
 
-def one_pass(prepared: Prepared, loaded: Loaded, groups: Sequence[Group]) -> Plan:
-    """All groups once and in order, in batches of one shape."""
+def one_pass(
+    prepared: Prepared,
+    loaded: Loaded,
+    groups: Sequence[Group],
+    mine: frozenset[int] | None = None,
+) -> Plan:
+    """All groups once and in order, in batches of one shape.
+
+    Args:
+        prepared: the run.
+        loaded: its model.
+        groups: the data set.
+        mine: shards of a batch that this host fills in; all of them if None.
+    """
     order = InOrder(len(groups), prepared.settings.batch)
     return make_plan(
         groups,
@@ -75,6 +88,7 @@ def one_pass(prepared: Prepared, loaded: Loaded, groups: Sequence[Group]) -> Pla
         steps=order.steps,
         shards=loaded.shards,
         width=prepared.architecture.width,
+        mine=mine,
     )
 
 
@@ -121,7 +135,7 @@ def with_reference(
         The plan of the run, and one pass over the held-out groups.
     """
     held = prepared.held_out
-    aside = one_pass(prepared, loaded, held) if held else None
+    aside = one_pass(prepared, loaded, held, loaded.mine) if held else None
     if prepared.reference != "cache" or isinstance(loaded.module, RewardModel):
         return plan, aside
     compiled: dict[Any, Any] = {}
@@ -132,7 +146,7 @@ def with_reference(
         if shape(batch) not in compiled:
             scores = jax.jit(lambda *given: learner.look(*given).logp)
             compiled[shape(batch)] = scores.lower(*given, placed).compile()
-        return np.asarray(compiled[shape(batch)](*given, placed))
+        return fetch(compiled[shape(batch)](*given, placed))
 
     everything = [*prepared.groups, *held]
     passed = one_pass(prepared, loaded, everything)
@@ -169,13 +183,13 @@ def evaluator(
 
     if held_out is None:
         return answered
-    objective = jax.device_put(objective, repeated(learner.mesh))  # once, because a step forbids it
+    objective = repeat(objective, learner.mesh)  # once, because a step forbids it
     given = trainable, fixed, put(example_of(held_out)), objective
     measure = jax.jit(learner.measure).lower(*given).compile()
 
     def evaluate(trainable: Parameters) -> dict[str, float]:
         found = [
-            jax.device_get(measure(trainable, fixed, put(batch), objective))
+            fetch(measure(trainable, fixed, put(batch), objective))
             for step in range(held_out.steps)
             for batch in held_out.micro_batches(step)
         ]
@@ -261,6 +275,7 @@ def writer_of(prepared: Prepared, loaded: Loaded, responses: int, seed: int) -> 
             loaded.policy(values),
             rows=side_by_side(prepared),
             decode=lambda ids: prepared.tokenizer.decode(ids, skip_special_tokens=True),
+            gather=settings.gather,
         )
 
     wants_reference = prepared.recipe.collection.source == "reference"
@@ -393,4 +408,5 @@ def fresh_of(
         bar,
         begin,
         str(loaded.policy(loaded.values).dtype),
+        loaded.mine,
     )

@@ -15,6 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from llm.hosts import is_first
 from llm.settings import LogSettings
 
 METRICS = "metrics.jsonl"
@@ -22,6 +23,8 @@ METRICS = "metrics.jsonl"
 
 class Journal:
     """The lines of a run, on disk and wherever else they should go.
+
+    Of several processes the first writes them; the others have the same to say, and say nothing.
 
     Args:
         folder: the run's folder.
@@ -35,7 +38,10 @@ class Journal:
     def __init__(
         self, folder: Path, settings: LogSettings, step: int, name: str, record: Mapping[str, Any]
     ) -> None:
-        self.tensorboard = self.wandb = None
+        self.tensorboard = self.wandb = self.file = None
+        self.path = folder / METRICS
+        if not is_first():
+            return
         if settings.tensorboard:
             from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
 
@@ -46,7 +52,6 @@ class Journal:
             self.wandb = wandb.init(
                 project=settings.wandb, name=name, id=run_id(folder), resume="allow", config=record
             )
-        self.path = folder / METRICS
         self.file = reopen(self.path, step)
 
     def write(
@@ -67,6 +72,8 @@ class Journal:
         Raises:
             OSError: if the disk does not take it.
         """
+        if self.file is None:
+            return
         line = {"step": step, "kind": kind, **numbers, "clock": dict(clock)}
         rest = json.dumps(line).encode() + b"\n"
         try:
@@ -83,7 +90,8 @@ class Journal:
 
     def close(self) -> None:
         """Finish writing."""
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
         if self.tensorboard is not None:
             self.tensorboard.close()
         if self.wandb is not None:

@@ -12,12 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from llm.checkpoints.read import load_decoder
 from llm.data.packing import Batch
+from llm.footprint import laid_out, lora_of, resident
+from llm.hosts import count, spread
 from llm.mesh import batch_sharding, make_mesh, sharding
-from llm.model import ActorCritic, Decoder, M, RewardModel, parameters, with_parameters
+from llm.model import (
+    ActorCritic,
+    Decoder,
+    M,
+    RewardModel,
+    abstract_decoder,
+    parameters,
+    with_parameters,
+)
 from llm.model.architecture import Architecture
 from llm.model.lora import LoRA
 from llm.settings import Training
@@ -78,11 +88,17 @@ class Loaded:
         """Devices that share a batch."""
         return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
+    @property
+    def mine(self) -> frozenset[int] | None:
+        """Which shards of a batch this process's devices hold; None where that is all of them."""
+        if self.mesh is None or count() == 1:
+            return None
+        held = batch_sharding(self.mesh).addressable_devices_indices_map((self.shards,))
+        return frozenset((index or (slice(0, 1),))[0].start or 0 for index in held.values())
+
     def put(self, batch: Batch) -> Batch:
-        """Place a batch on the devices."""
-        if self.mesh is None:
-            return jax.device_put(batch)
-        return jax.device_put(batch, batch_sharding(self.mesh))
+        """Place a batch on the devices; of those on other hosts nothing is sent."""
+        return spread(batch, None if self.mesh is None else batch_sharding(self.mesh))
 
 
 def load(
@@ -102,18 +118,8 @@ def load(
         critic: whether a policy has a critic beside it.
     """
     dtype = arithmetic(settings.dtype)
-    mesh = None
-    if jax.device_count() > 1:
-        sizes = settings.mesh
-        mesh = make_mesh(data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
-    lora = None
-    if settings.adapters.rank:
-        chosen_adapters = settings.adapters
-        lora = LoRA(
-            rank=chosen_adapters.rank,
-            alpha=chosen_adapters.alpha,
-            targets=chosen_adapters.targets,
-        )
+    lora = lora_of(settings.adapters)
+    mesh = mesh_for(architecture, settings, lora)
     model: Decoder | RewardModel | ActorCritic = load_decoder(
         str(folder),
         dtype=dtype,
@@ -132,11 +138,28 @@ def load(
     values = parameters(model)
     if mesh is not None:
         values = {
-            path: jax.device_put(value, sharding(mesh, path, value.shape))
-            for path, value in values.items()
+            path: placed(value, sharding(mesh, path, value.shape)) for path, value in values.items()
         }
     trains = frozenset(path for path in values if does_train(path, settings))
     return Loaded(structure(model), values, trains, lora, mesh)
+
+
+def mesh_for(architecture: Architecture, settings: Training, lora: LoRA | None) -> Mesh | None:
+    """The devices of a run, laid out as the flags say or as the model needs; None for one."""
+    if jax.device_count() == 1:
+        return None
+    shapes = parameters(abstract_decoder(architecture, lora=lora))
+    trains = {path: leaf for path, leaf in shapes.items() if does_train(path, settings)}
+    kept = sum(item.bytes for item in resident(settings, shapes, trains))
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    sizes = laid_out(settings.mesh, jax.device_count(), kept, memory)
+    return make_mesh(data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
+
+
+def placed(value: jax.Array, where: NamedSharding) -> jax.Array:
+    """A parameter where it belongs; one that every process has made for itself is handed out."""
+    made_here = value.is_fully_addressable and not where.is_fully_addressable
+    return spread(jax.device_get(value), where) if made_here else jax.device_put(value, where)
 
 
 def arithmetic(asked: str = "auto") -> np.dtype:

@@ -15,6 +15,7 @@ from llm.data.order import Order
 from llm.data.packing import Batch, Shape
 from llm.data.plan import Plan
 from llm.fresh_advantages import Carried, as_known
+from llm.hosts import from_first
 from llm.journal import Journal
 from llm.progress import Bar
 from llm.rollouts import Rollouts, path_of, read_rollouts
@@ -44,6 +45,7 @@ class Fresh:
         bar: tells how far one is.
         begin: steps taken before; a collection they end in the middle of is on disk.
         dtype: of the arithmetic.
+        mine: shards of a batch whose devices are this host's; all of them if None.
         stalls: nothing can be made ready here.
     """
 
@@ -56,6 +58,7 @@ class Fresh:
     bar: Bar
     begin: int
     dtype: str
+    mine: frozenset[int] | None = None
     stalls: int = 0
     plan: Plan | None = field(default=None, init=False)
     iteration: int = field(default=-1, init=False)
@@ -79,7 +82,7 @@ class Fresh:
         """
         folder = self.collector.folder
         try:
-            return read_rollouts(path_of(folder, iteration))
+            return from_first(lambda: read_rollouts(path_of(folder, iteration)))
         except OSError as error:
             steps = saved_steps(folder)
             before = [step for step in steps if step <= iteration * self.steps]
@@ -120,7 +123,7 @@ class Fresh:
 
         def go_on(share: float) -> bool:
             self.bar.say(f"collecting {share:.0%}")
-            return stop.signal is None
+            return not stop.compare()
 
         self.bar.say("collecting")
         iteration = (number - 1) // self.steps
@@ -185,6 +188,7 @@ class Fresh:
             shards=self.shards,
             width=self.width,
             known=as_known(collected.rollouts),
+            mine=self.mine,
         )
         self.iteration = collected.iteration
         self.carried = Carried(**collected.facts["carried"])

@@ -19,6 +19,7 @@ from llm.data.holdout import hold_out
 from llm.data.rendering import tokenize
 from llm.embedded import docstrings, language
 from llm.embedded.pretrain import CORPORA, DOCSTRINGS, HARBOUR
+from llm.hosts import from_first, in_turn
 from llm.inputs import model_folder, read_data, read_tokenizer
 from llm.journal import check_loggers
 from llm.lock import check_unused
@@ -150,9 +151,7 @@ def prepare(
         OSError: if something cannot be read, or fetched.
     """
     out = settings.out or Path("runs") / name
-    check_folder(out)
-    check_unused(out)
-    check_loggers(settings.log)
+    from_first(lambda: check_place(out, settings))
     if name in ONLINE_RECIPES or is_online(recipe):
         # The paper's B and M: the steps of one pass over a collection share it evenly.
         recipe = recipe.with_collection(prompts=settings.batch * recipe.reuse.minibatches)
@@ -167,7 +166,7 @@ def prepare(
         check_judges(recipe, reward, gold)
         check_people(None if people else reward, gold)
     examples, aside = read_data(name, settings, say)
-    folder = model_folder(settings, say)
+    folder = in_turn(lambda: model_folder(settings, say))
     config, architecture = read_config(folder), read_architecture(folder)
     open_weights(folder)  # a folder without any that are safe to open is refused here
     if settings.adapters.rank == 0 and settings.reference == "model":
@@ -223,6 +222,13 @@ def prepare(
         reward=reward,
         gold=gold,
     )
+
+
+def check_place(out: Path, settings: Training) -> None:
+    """Raise ValueError or OSError if a run cannot be written to a folder, or logged, as asked."""
+    check_folder(out)
+    check_unused(out)
+    check_loggers(settings.log)
 
 
 def is_online(recipe: Recipe) -> bool:

@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from llm.cache import cache_folder
 from llm.data.examples import Group
 from llm.data.packing import Batch
+from llm.hosts import from_first, is_first
 
 SAMPLE = 1 << 20
 """Bytes that are read at either end of a file of weights."""
@@ -78,20 +79,35 @@ def cached_reference(
     """
     path = (cache_folder() if folder is None else folder) / "reference" / f"{key}.f32"
     ends = np.cumsum([group.scored for group in groups])
-    if not path.exists() or path.stat().st_size != 4 * int(ends[-1]):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        np.full(int(ends[-1]), UNKNOWN, np.float32).tofile(partial)
-        os.replace(partial, path)
-    # Two runs may fill the file at once: they write the same numbers.
-    numbers = np.split(np.memmap(path, np.float32, "r+"), ends[:-1])
-    if any(np.isnan(part).any() for part in numbers):
+    numbers: list[np.ndarray] = []
+
+    def known() -> list[bool]:
+        numbers.extend(np.split(open_numbers(path, int(ends[-1])), ends[:-1]))
+        return [not np.isnan(part).any() for part in numbers]
+
+    # What one process has on its disk decides what all of them compute.
+    there = from_first(known)
+    if not all(there):
         for batch in batches:
             rows = [(b, row) for b, row in enumerate(np.asarray(batch.example)) if row >= 0]
-            if not any(np.isnan(numbers[row]).any() for _, row in rows):
+            if all(there[row] for _, row in rows):
                 continue
             values = score(batch)
-            for b, row in rows:
+            for b, row in rows if is_first() else ():
                 responses = enumerate(groups[row].responses)
                 numbers[row][:] = np.concatenate([values[b, n, : len(y)] for n, y in responses])
-    return [np.array(part) for part in numbers]
+    flat = from_first(lambda: np.concatenate(numbers))
+    return np.split(flat, ends[:-1])
+
+
+def open_numbers(path: Path, size: int) -> Float32[np.ndarray, " numbers"]:
+    """The numbers in a file that are written when they are changed; made of unknowns if absent.
+
+    Two runs may fill the file at once: they write the same numbers.
+    """
+    if not path.exists() or path.stat().st_size != 4 * size:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        np.full(size, UNKNOWN, np.float32).tofile(partial)
+        os.replace(partial, path)
+    return np.memmap(path, np.float32, "r+")

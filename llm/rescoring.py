@@ -18,6 +18,7 @@ from llm.data.declared import plan_within
 from llm.data.examples import Group, PackingSettings
 from llm.data.order import InOrder
 from llm.data.packing import Batch, Shape
+from llm.hosts import fetch
 from llm.train import Put, shape
 from llm.update import Fixed, Learner, Parameters
 
@@ -92,7 +93,7 @@ class Rescorer:
         found: dict[int, Said] = {}
         for step in range(plan.steps):
             for batch in plan.micro_batches(step):
-                said = jax.device_get(self.run(trainable, batch))
+                said = fetch(self.run(trainable, batch))
                 for b, number in enumerate(batch.example.tolist()):
                     if number >= 0:
                         found[number] = said_of(said, b, groups[number])

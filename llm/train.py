@@ -15,14 +15,15 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from llm.data.loader import Loader
 from llm.data.packing import Batch
 from llm.data.plan import Plan
 from llm.flops import forward_flops, peak_flops, training_factor
+from llm.hosts import Vote, fetch, gather, is_shared, repeat
 from llm.journal import Journal
-from llm.mesh import repeated
 from llm.preparation import Prepared
 from llm.progress import Bar
 from llm.state import Saver
@@ -68,7 +69,7 @@ class Step:
         ahead: bool = True,
     ) -> None:
         self.learner, self.fixed, self.asked, self.sums = learner, fixed, objective, sums
-        self.everywhere = partial(jax.device_put, device=repeated(learner.mesh))
+        self.everywhere = partial(repeat, mesh=learner.mesh)
         self.objective = self.everywhere(objective)
         self.shapes = frozenset(map(shape, examples))
         shapes = {shape(batch): put(batch) for batch in examples if ahead}
@@ -125,8 +126,8 @@ class Step:
         found = [
             self.measure[shape(batch)](state.trainable, self.fixed, batch) for batch in batches
         ]
-        total, number = jax.device_get(found[0])
-        for more, count in jax.device_get(found[1:]):
+        total, number = fetch(found[0])
+        for more, count in fetch(found[1:]):
             total, number = total + more, number + count
         return float(self.asked.beta * max(0, total / max(number, 1)))
 
@@ -246,13 +247,13 @@ def run(
         FloatingPointError: if a loss or gradient is not finite; names what was the first to go. The
             state before that step is saved.
     """
-    settings, number = prepared.settings, int(state.step)
-    clock = Clock(prepared)
+    settings, number = prepared.settings, int(fetch(state.step))
+    clock, requests = Clock(prepared), Vote()
     pending: tuple[int, Report] | None = None
     asked: int | None = None
 
     def read(step: int, report: Report) -> None:
-        totals, finite = jax.device_get(report)
+        totals, finite = fetch(report)
         if not finite:
             raise NotFinite(step)
         numbers, times = means(totals), clock.line() | {"stalls": source.stalls}
@@ -268,11 +269,14 @@ def run(
                     pending = None
                 try:
                     batches = source.take(number + 1, state, stop)
-                except Exception:  # a reward that cannot answer must not cost the steps before it
-                    saver.save(number, state)
+                except Exception as error:
+                    # A reward that cannot answer must not cost the steps before it. What only one
+                    # process has met ends the run: the others will not come to save.
+                    if is_shared(error):
+                        saver.save(number, state)
                     raise
                 if batches is None:
-                    asked = stop.signal
+                    asked = stop.common
                     saver.save(number, state)
                     break
                 number += 1
@@ -283,7 +287,9 @@ def run(
                 pending = (number, report)
                 end = number == steps
                 look = end or is_multiple(number, settings.evaluate_every)
-                asked = stop.signal  # once: what comes later waits for the next step
+                # Once: what comes later waits for the next step. Of several processes each hears
+                # a step later what any was asked, and so all of them after the same step.
+                asked = requests(stop.signal or 0) or None
                 due = asked is not None or is_multiple(number, settings.save.every)
                 if look or due:
                     read(*pending)
@@ -327,29 +333,43 @@ class NotFinite(Exception):
 def explain(step: Step, state: TrainState, source: Source, number: int, put: Put) -> str:
     """Do a failed step again, piece by piece, and say what was the first to be not finite."""
     plan, place = source.plan_at(number)
+    plan = replace(plan, mine=None)  # every process says the same
     with jax.transfer_guard("allow"):
         for batch in plan.micro_batches(place):
             given = state.trainable, step.fixed, put(batch)
             seen = step.learner.look(*given)
-            for who, said in (("model", seen.logp), ("reference", seen.responses.ref_logp)):
+            logp, ref_logp = fetch((seen.logp, seen.responses.ref_logp))
+            for who, said in (("model", logp), ("reference", ref_logp)):
                 rows = np.asarray(batch.example)[~np.isfinite(said).all(axis=(1, 2))]
                 if len(rows):
                     where = ", ".join(plan.groups[row].where for row in rows[:NAMED])
                     return f"what the {who} says of {where} is not finite."
             sums = step.learner.sums(*given, step.objective)
-            if not np.isfinite(sums.loss[0]):
+            if not np.isfinite(fetch(sums.loss[0])):
                 return "the loss is not finite, though all that it is made of is."
-            bad = [path for path, leaf in sums.gradient.items() if not np.isfinite(leaf).all()]
+            finite = fetch({k: jnp.isfinite(v).all() for k, v in sums.gradient.items()})
+            bad = [path for path, good in finite.items() if not good]
             if bad:
                 return f"the gradient of {', '.join(bad[:NAMED])} is not finite."
     return "the gradient, or the step the optimizer makes of it, is too long for float32."
 
 
 class Stop:
-    """Remembers that somebody asked the run to stop; a second Ctrl-C stops it at once."""
+    """Remembers that somebody asked the run to stop; a second Ctrl-C stops it at once.
+
+    Attributes:
+        signal: what this process was asked by; None if it was not.
+        common: what any process was asked by when all last compared.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.common: int | None = None
+
+    def compare(self) -> bool:
+        """Whether any process was asked; each waits here for the others."""
+        self.common = max(gather(self.signal or 0)) or None
+        return self.common is not None
 
     def __call__(self, number: int, frame: object) -> None:
         """Receive a signal."""

@@ -25,8 +25,13 @@ def main(arguments: list[str]) -> None:
         check_known("recipe", name, TRAIN_RECIPES)
     recipe, settings = parse(name or "dpo", arguments[1:] if name else arguments)
     from llm.finetune import finetune
+    from llm.hosts import is_first, joined
 
-    finetune(name or "dpo", recipe, settings, Console(highlight=False))
+    console = Console(highlight=False)
+    with joined(settings.hosts, console.print):
+        # All say the same, so one says it.
+        quiet_unless_first = console if is_first() else Console(quiet=True)
+        finetune(name or "dpo", recipe, settings, quiet_unless_first)
 
 
 def quiet() -> None:

@@ -29,7 +29,15 @@ from llm.checkpoints.names import (
     stored_tensor,
     tensors,
 )
-from llm.checkpoints.write import Outgoing, fresh_folder, write_file, write_json
+from llm.checkpoints.write import (
+    Outgoing,
+    fresh_folder,
+    hand_over,
+    in_order,
+    write_file,
+    write_json,
+)
+from llm.hosts import fetch, is_first
 from llm.mesh import sharding
 from llm.model import Decoder, parameters, with_parameters
 from llm.model.architecture import Architecture
@@ -137,6 +145,8 @@ def save_adapter(
 ) -> None:
     """Write the adapters of a decoder, and nothing else of it, in PEFT's format.
 
+    Of several processes the first writes, and all must call.
+
     Args:
         path: the folder to make.
         decoder: with adapters.
@@ -163,6 +173,9 @@ def save_adapter(
         for name in sorted(used)
         for side in ("a", "b")
     ]
+    if not is_first():
+        hand_over(in_order(outgoing))
+        return
     with fresh_folder(path, sum(tensor.bytes for tensor in outgoing), overwrite) as folder:
         write_file(folder / WEIGHTS, outgoing)
         config = _config(lora, base_name, decoder.architecture, every)
@@ -179,7 +192,7 @@ def _outgoing(name: str, parts: list[Pair], values: Mapping[str, jax.Array], sid
             block = np.zeros(tensor.shape, np.float32)
             if tensor.path in values:
                 with jax.transfer_guard("allow"):
-                    own = np.asarray(values[tensor.path][tensor.layer], np.float32)
+                    own = fetch(values[tensor.path][tensor.layer]).astype(np.float32)
                 block[... if side == "a" else pair.columns] = own
             blocks.append((tensor, block))
         return stored_tensor(blocks)

@@ -24,6 +24,7 @@ from jaxtyping import Array
 from llm.checkpoints.folders import CONFIG, DTYPES, INDEX, WEIGHTS, Stored, open_weights
 from llm.checkpoints.names import FAMILIES, Tensor, is_buffer, stored_tensor, tensors
 from llm.checkpoints.read import match
+from llm.hosts import fetch, is_first
 from llm.model import Decoder, parameters
 from llm.model.architecture import Architecture, architecture_from_config
 
@@ -142,6 +143,8 @@ def write_model_folder(
 ) -> None:
     """Write tensors and a configuration as a model folder, with what travels beside them.
 
+    Of several processes the first writes, and all must call.
+
     Args:
         path: the folder to make.
         outgoing: the tensors.
@@ -155,8 +158,12 @@ def write_model_folder(
         ValueError: if the folder holds something already.
         OSError: if the disk has no room for it.
     """
+    shards = shards_of(outgoing, max_shard_bytes)
+    if not is_first():
+        hand_over([tensor for shard in shards for tensor in shard])
+        return
     with fresh_folder(path, sum(tensor.bytes for tensor in outgoing), overwrite) as folder:
-        write_weights(folder, outgoing, max_shard_bytes)
+        write_weights(folder, shards)
         write_json(folder / CONFIG, config)
         if source is not None:
             _copy(
@@ -231,8 +238,7 @@ def outgoing_tensor(
         # forbids transfers means its steps, not this.
         with jax.transfer_guard("allow"):
             blocks = [
-                np.asarray(values[t.path] if t.layer is None else values[t.path][t.layer])
-                for t in parts
+                fetch(values[t.path] if t.layer is None else values[t.path][t.layer]) for t in parts
             ]
         whole = stored_tensor(list(zip(parts, blocks, strict=True)))
         return whole.astype(DTYPES[spelling], copy=False)
@@ -240,11 +246,10 @@ def outgoing_tensor(
     return Outgoing(name, parts[0].stored, spelling, make)
 
 
-def write_weights(folder: Path, outgoing: list[Outgoing], max_shard_bytes: int) -> None:
-    """Write tensors as one safetensors file, or as several and their index.
+def shards_of(outgoing: list[Outgoing], max_shard_bytes: int) -> list[list[Outgoing]]:
+    """Divide tensors over files, in each as they will stand there.
 
     Args:
-        folder: an existing folder.
         outgoing: what to write.
         max_shard_bytes: a file holds at most this much, or one tensor.
     """
@@ -256,6 +261,27 @@ def write_weights(folder: Path, outgoing: list[Outgoing], max_shard_bytes: int) 
             filled = 0
         shards[-1].append(tensor)
         filled += tensor.bytes
+    return [in_order(shard) for shard in shards]
+
+
+def in_order(outgoing: list[Outgoing]) -> list[Outgoing]:
+    """Tensors as they stand in a file: wide dtypes first, so that each is aligned to its size."""
+    return sorted(outgoing, key=lambda tensor: (-_itemsize(tensor.dtype), tensor.name))
+
+
+def hand_over(outgoing: list[Outgoing]) -> None:
+    """Help the process that writes: what lies on this host's devices is sent as each is made."""
+    for tensor in outgoing:
+        tensor.values()
+
+
+def write_weights(folder: Path, shards: list[list[Outgoing]]) -> None:
+    """Write tensors as one safetensors file, or as several and their index.
+
+    Args:
+        folder: an existing folder.
+        shards: what to write, for each file.
+    """
     if len(shards) == 1:
         write_file(folder / WEIGHTS, shards[0])
         return
@@ -265,7 +291,7 @@ def write_weights(folder: Path, outgoing: list[Outgoing], max_shard_bytes: int) 
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.{suffix}"
         write_file(folder / file, shard)
         placed |= {tensor.name: file for tensor in shard}
-    total = sum(tensor.bytes for tensor in outgoing)
+    total = sum(tensor.bytes for shard in shards for tensor in shard)
     write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
 
 
@@ -276,8 +302,7 @@ def write_file(file: Path, outgoing: list[Outgoing]) -> None:
         file: where to.
         outgoing: what to write; each tensor is made, written and let go before the next.
     """
-    # Wide dtypes first keeps every tensor aligned to its own size.
-    ordered = sorted(outgoing, key=lambda tensor: (-_itemsize(tensor.dtype), tensor.name))
+    ordered = in_order(outgoing)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in ordered:

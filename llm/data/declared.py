@@ -90,6 +90,7 @@ def plan_within(
     shards: int = 1,
     width: int = 512,
     known: Known | None = None,
+    mine: frozenset[int] | None = None,
 ) -> Plan:
     """Steps over groups in shapes that were declared before the groups existed.
 
@@ -102,6 +103,7 @@ def plan_within(
         shards: data shards of the mesh.
         width: see ``llm.data.plan.make_plan``.
         known: numbers per token, see ``llm.data.packing.pack``.
+        mine: shards whose devices are this host's; all of them if None.
     """
     lengths = np.array([run_length(group, settings.share_prompt) for group in groups], np.int64)
     every = frozenset(range(len(shapes)))
@@ -117,6 +119,7 @@ def plan_within(
         whole=every,
         pieces=every,
         known=known or {},
+        mine=mine,
     )
 
 

@@ -192,6 +192,7 @@ def pack(
     *,
     share_prompt: bool = True,
     known: Known = NOTHING,
+    mine: Collection[int] | None = None,
 ) -> Batch:
     """Build a batch whose places have been decided.
 
@@ -201,6 +202,8 @@ def pack(
         shape: of one shard.
         share_prompt: see ``lay_out``.
         known: what is known of every token of the data set's responses.
+        mine: shards that are filled in, all if None. The others stay padding, though the arrays
+            have room for them: their devices are another host's, which fills them in.
 
     Returns:
         The batch, ready for a device.
@@ -212,6 +215,8 @@ def pack(
     given = [(getattr(batch, name).reshape(-1), numbers) for name, numbers in known.items()]
     positions = shape.rows * shape.length
     for shard, places in enumerate(shards):
+        if mine is not None and shard not in mine:
+            continue
         used = [0] * shape.rows
         filled = shard * shape.scored
         for b, place in enumerate(places, start=shard * shape.groups):

@@ -54,6 +54,7 @@ class Plan:
         padding: share of positions that hold no token, over the run.
         known: what is known of every token of the groups' responses, such as the reference's
             log-probabilities.
+        mine: shards whose devices are this host's; all of them if None.
     """
 
     groups: Sequence[Group]
@@ -69,9 +70,13 @@ class Plan:
     micro_batches_per_step: float = 1.0
     padding: float = 0.0
     known: Known = field(default_factory=dict)
+    mine: frozenset[int] | None = None
 
     def micro_batches(self, step: int) -> list[Batch]:
-        """The batches of a step, counted from 0; what is summed over them is summed over it."""
+        """The batches of a step, counted from 0; what is summed over them is summed over it.
+
+        Only this host's shards of them are filled in.
+        """
         share = self.settings.share_prompt
         return [
             pack(
@@ -80,6 +85,7 @@ class Plan:
                 self.shapes[piece.shape],
                 share_prompt=share,
                 known=self.known,
+                mine=self.mine,
             )
             for piece in self.cut(step)
         ]
@@ -121,6 +127,7 @@ def make_plan(
     steps: int,
     shards: int = 1,
     width: int = 512,
+    mine: frozenset[int] | None = None,
 ) -> Plan:
     """Choose the shapes of a run.
 
@@ -131,6 +138,7 @@ def make_plan(
         steps: of the run.
         shards: data shards of the mesh.
         width: D of the model: attention in a row of S positions costs S / (6 D) of the rest.
+        mine: shards whose devices are this host's; all of them if None.
 
     Raises:
         ValueError: if there is no group, or one that no allowed batch can hold.
@@ -144,7 +152,7 @@ def make_plan(
     sizes = choose_sizes(order, steps, lengths, settings, shards, width)
     most = math.ceil(order.batch_size / shards)
     shapes = tuple(shape_of(size, groups, lengths, most) for size in sizes)
-    return measured(Plan(groups, order, settings, steps, shards, width, lengths, shapes))
+    return measured(Plan(groups, order, settings, steps, shards, width, lengths, shapes, mine=mine))
 
 
 def shape_of(

@@ -12,6 +12,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from llm.mesh import repeated
+
 T = TypeVar("T")
 
 
@@ -81,7 +83,9 @@ def spread(tree: T, sharding: Sharding | None) -> T:
         values = np.asarray(leaf)
         return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
-    return jax.tree.map(placed, tree)
+    # Where transfers are forbidden that nobody asked for, these are what is asked for.
+    with jax.transfer_guard("allow"):
+        return jax.tree.map(placed, tree)
 
 
 def repeat(tree: T, mesh: Mesh | None) -> T:
@@ -93,7 +97,9 @@ def repeat(tree: T, mesh: Mesh | None) -> T:
         mesh: the devices; None for one.
     """
     if mesh is None or not is_across(mesh):
-        return jax.device_put(tree)
+        return jax.device_put(tree, repeated(mesh))
+    if all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(tree)):
+        return spread(tree, repeated(mesh))
     with jax.transfer_guard("allow"):
         return repeater(mesh)(tree)
 

@@ -33,10 +33,7 @@ REASON = 2.0
 """Seconds by which news of a death may come after its consequences."""
 
 TRY_AGAIN = 75
-"""Exit status of a process that ended because another had: the same command goes on (EX_TEMPFAIL)."""
-
-ADVICE: list[Callable[[], str]] = []
-"""What the last line says of where the run goes on from; set by whoever knows."""
+"""Exit status of a process that ended because another had (EX_TEMPFAIL of sysexits)."""
 
 
 @contextmanager
@@ -79,7 +76,7 @@ def joined(settings: HostSettings, say: Callable[[str], None] = print) -> Iterat
         over.set()
 
 
-def join(place: Place, settings: HostSettings, alarm: Callable[[str], object]) -> Line:
+def join(place: Place, settings: HostSettings, alarm: Callable[[str], None]) -> Line:
     """Meet the others and make one machine of all devices."""
     connections, coordinator = meet_all(place, settings.join_timeout)
     line = Line(place.index, place.count, connections, alarm)
@@ -154,9 +151,9 @@ def cause(error: BaseException) -> str:
 def tell(trouble: str) -> None:
     """Say who is gone and what to do, at once: JAX may end this process at any moment now."""
     advice = ""
-    for speak in ADVICE:
+    if HERE.advice is not None:
         with suppress(OSError):
-            advice = f": it {speak()}"
+            advice = f": it {HERE.advice()}"
     line = f"{trouble}; start the same command again on every host{advice}.\n"
     with suppress(OSError):
         os.write(sys.stderr.fileno(), line.encode())

@@ -16,6 +16,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 SIZE = struct.Struct(">Q")
@@ -250,8 +251,6 @@ class Line:
         """Let go of every connection; the other ends notice."""
         self.closed.set()
         for connection in self.connections.values():
-            try:
+            with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             connection.close()

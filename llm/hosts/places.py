@@ -9,7 +9,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from llm.hosts.settings import HostSettings
 
@@ -26,7 +26,8 @@ ANSWERS = 10
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Where a process stands.
 
     Attributes:

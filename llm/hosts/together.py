@@ -5,7 +5,8 @@ process they do nothing but what they are given, so no caller asks how many ther
 one process meets is raised by all of them, so none waits for an answer that will never come.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,12 +25,15 @@ class Here:
         count: of all.
         line: to the others; None where there are none.
         calls: how often the processes have met.
+        advice: says what the same command will do if it is given again; for the last words of a
+            process whose fellows are gone.
     """
 
     index: int = 0
     count: int = 1
     line: Line | None = None
     calls: int = 0
+    advice: Callable[[], str] | None = None
 
 
 HERE = Here()
@@ -66,6 +70,17 @@ def is_first() -> bool:
     return HERE.index == 0
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Until the end of the block this process does something that is not the others' business."""
+    before = HERE.index, HERE.count, HERE.line
+    HERE.index, HERE.count, HERE.line = 0, 1, None
+    try:
+        yield
+    finally:
+        HERE.index, HERE.count, HERE.line = before
+
+
 def gather(value: T) -> list[T]:
     """What every process has, in their order, on all of them."""
     return meet("gather", lambda: value)
@@ -98,6 +113,20 @@ def from_first(make: Callable[[], T]) -> T:
         mine = line.receive(0)
         check(0, mine, where)
     return values_of([mine])[0]
+
+
+def in_turn(make: Callable[[], T]) -> T:
+    """Let process 0 make something first, and then the others, who may find it made.
+
+    What is made is kept in a folder that some hosts share and others do not.
+
+    Raises:
+        Exception: what process 0 met, on all of them.
+    """
+    made: list[T] = []
+    from_first(lambda: made.append(make()))
+    with alone():
+        return made[0] if made else make()
 
 
 def each_own(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
@@ -135,21 +164,22 @@ def check_same(what: str, value: Any) -> None:
         return
     found = gather(value)
     for peer, other in enumerate(found):
-        if other == found[0]:
-            continue
-        if isinstance(other, dict) and isinstance(found[0], dict):
-            keys = sorted(other.keys() | found[0].keys())
-            different = [key for key in keys if other.get(key) != found[0].get(key)]
-            shown = [f"{key}: {found[0].get(key)!r} and {other.get(key)!r}" for key in different]
-        else:
-            shown = [f"{found[0]!r} and {other!r}"]
-        raise named(
-            ValueError(
-                f"processes 0 and {peer} do not have the same {what}: {'; '.join(shown)}. Give the "
-                "same command on every host, with the same model, data and versions."
-            ),
-            HERE.index,
-        )
+        if other != found[0]:
+            error = ValueError(
+                f"processes 0 and {peer} do not have the same {what}: "
+                f"{differences(found[0], other)}. Give the same command on every host, with the "
+                "same model, data and versions."
+            )
+            raise named(error, HERE.index)
+
+
+def differences(one: Any, other: Any) -> str:
+    """Where two values differ, by key where they have keys."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return f"{one!r} and {other!r}"
+    keys = sorted(one.keys() | other.keys())
+    different = [key for key in keys if one.get(key) != other.get(key)]
+    return "; ".join(f"{key}: {one.get(key)!r} and {other.get(key)!r}" for key in different)
 
 
 def meet(kind: str, make: Callable[[], T]) -> list[T]:
@@ -179,7 +209,8 @@ def meeting(kind: str) -> str:
 def attempt(where: str, make: Callable[[], Any]) -> Said:
     """What came of it, or what came in between, as it can travel."""
     try:
-        return Said(where, make())
+        with alone():
+            return Said(where, make())
     except Exception as error:
         try:
             unpack(pack(error)[SIZE.size :])
@@ -210,8 +241,8 @@ SHARED = "every process of the run has met this error"
 
 
 def is_shared(error: BaseException) -> bool:
-    """Whether an error was met at a meeting, and so by all."""
-    return SHARED in getattr(error, "__notes__", ())
+    """Whether every process has met an error, because they met it together."""
+    return HERE.line is None or SHARED in getattr(error, "__notes__", ())
 
 
 def named(error: Exception, peer: int) -> Exception:

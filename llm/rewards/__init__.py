@@ -11,6 +11,7 @@ from llm.rewards.contract import (
     RewardContext,
     RewardError,
     Written,
+    asks_once,
     asks_person,
     only_compares,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "RewardError",
     "RewardSettings",
     "Written",
+    "asks_once",
     "asks_person",
     "identity",
     "only_compares",

@@ -62,6 +62,12 @@ def only_compares(reward: Reward) -> bool:
     return any(getattr(part, "compares", False) for _, part in parts)
 
 
+def asks_once(reward: Reward) -> bool:
+    """Whether one process has to ask for all, because what is asked is paid for and counted."""
+    parts = getattr(reward, "parts", ((1.0, reward),))
+    return any(getattr(part, "once", False) for _, part in parts)
+
+
 def asks_person(reward: Reward) -> bool:
     """Whether a person is part of a reward."""
     parts = getattr(reward, "parts", ((1.0, reward),))

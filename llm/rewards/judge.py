@@ -79,6 +79,8 @@ class Judge:
     say: Callable[[str], None]
 
     compares: ClassVar[bool] = True
+    once: ClassVar[bool] = True
+    """One process asks for all: the caps are those of one ledger."""
 
     def __call__(self, groups: Sequence[Sequence[Written]]) -> list[PerResponse]:
         """The share of its comparisons that each response wins.
