@@ -12,7 +12,7 @@ heads, G = H / K query heads per key head, C head width, L layers.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -205,18 +205,53 @@ def attend_back(
     of the scores are never computed; and the backward pass makes those of a block again instead of
     keeping them all, so that memory grows with S and not with its square.
     """
-    one = partial(attend, scale=scale, softcap=softcap)
     S = query.shape[1]
-    size = max(QUERIES, -(-S // MOST_BLOCKS))
-    if size >= S or (softcap is None and _fused(query, key)):
-        return one(query, key, value, mask)
-    block = jax.checkpoint(one)
+    if block_size(S) >= S or (softcap is None and _fused(query, key)):
+        return attend(query, key, value, mask, scale=scale, softcap=softcap)
+    return in_blocks(query, key, value, mask, scale, softcap)
+
+
+def block_size(length: int) -> int:
+    """Queries in a block of a row of so many positions."""
+    return max(QUERIES, -(-length // MOST_BLOCKS))
+
+
+def block_by_block(
+    query: Float[Array, "R S H C"],
+    key: Float[Array, "R K S C"],
+    value: Float[Array, "R K S C"],
+    mask: Bool[Array, "R S S"],
+    scale: float,
+    softcap: float | None,
+) -> Float[Array, "R S H C"]:
+    """``attend_back`` for a row of several blocks."""
+    block = jax.checkpoint(partial(attend, scale=scale, softcap=softcap))
+    S = query.shape[1]
+    size = block_size(S)
     ends = [min(start + size, S) for start in range(0, S, size)]
     found = [
         block(query[:, start:end], key[:, :, :end], value[:, :, :end], mask[:, start:end, :end])
         for start, end in zip(range(0, S, size), ends, strict=True)
     ]
     return jnp.concatenate(found, axis=1)
+
+
+# With a backward pass of its own, because whoever decides what a layer keeps (a checkpoint around
+# it) decides that for every step inside too, and would keep the scores.
+in_blocks = jax.custom_vjp(block_by_block, nondiff_argnums=(4, 5))
+
+
+def in_blocks_backward(scale: float, softcap: float | None, given: Any, arriving: Array) -> Any:
+    """Cotangents of queries, keys and values, and none of the mask, from what went in alone."""
+    query, key, value, mask = given
+
+    def again(query: Array, key: Array, value: Array) -> Array:
+        return block_by_block(query, key, value, mask, scale, softcap)
+
+    return (*jax.vjp(again, query, key, value)[1](arriving), None)
+
+
+in_blocks.defvjp(lambda *given: (block_by_block(*given), given[:4]), in_blocks_backward)
 
 
 def _fused(query: Float[Array, "R S H C"], key: Float[Array, "R K J C"]) -> bool:

@@ -121,13 +121,8 @@ class Decoder(nnx.Module):
             x, _ = nnx.merge(graphdef, self.in_use(params))(x, by, look, adapters)
             return placed(self.mesh, x, "hidden"), None
 
-        policies = jax.checkpoint_policies
-        policy = {
-            # What is put together for a layer is as large as the model, and not kept for later.
-            "none": policies.save_anything_except_these_names(GATHERED),
-            "dots": policies.dots_with_no_batch_dims_saveable,
-            "full": None,
-        }[self.remat]
+        dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policy = {"none": is_kept, "dots": dots, "full": None}[self.remat]
         if self.remat != "none" or (self.mesh is not None and self.mesh.shape["fsdp"] > 1):
             block = jax.checkpoint(
                 block,
@@ -262,6 +257,15 @@ class Decoder(nnx.Module):
         each = (*layers, jnp.arange(a.layers))
         (x, keys, values), _ = jax.lax.scan(turn, start, each, unroll=self.unroll)
         return self.norm(x), Cache(keys, values, there, cache.length + S)
+
+
+def is_kept(primitive: Any, *_: Any, **params: Any) -> bool:
+    """Whether the backward pass of a layer finds what a step made: all but weights put together.
+
+    They are as large as the model. Nor is anything kept where it was put, which would be the same
+    weights before they got their name; whatever else was put somewhere is kept as it was before.
+    """
+    return primitive.name != "sharding_constraint" and params.get("name") != GATHERED
 
 
 class RewardModel(nnx.Module):

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,6 +141,22 @@ def test_a_long_row_in_blocks_sees_what_it_sees_at_once(key, monkeypatch):
 
     whole, blocks = both(attend), both(attend_back)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, blocks)
+
+
+def test_a_long_row_keeps_what_went_in_and_no_scores_whoever_decides_what_is_kept(monkeypatch):
+    monkeypatch.setattr("llm.model.attention.QUERIES", 16)
+    heads = jax.ShapeDtypeStruct((2, 64, 4, 8), jnp.float32)
+    others = jax.ShapeDtypeStruct((2, 4, 64, 8), jnp.float32)
+    mask = jax.ShapeDtypeStruct((2, 64, 64), bool)
+
+    def kept(query, key, value, mask):
+        look = partial(attend_back, scale=1.0, softcap=None)
+        everything = jax.checkpoint(look, policy=jax.checkpoint_policies.everything_saveable)
+        return jax.vjp(lambda *qkv: everything(*qkv, mask), query, key, value)[1]
+
+    found = jax.eval_shape(kept, heads, others, others, mask)
+    numbers = [leaf for leaf in jax.tree.leaves(found) if leaf.dtype == jnp.float32]
+    assert sum(leaf.size for leaf in numbers) == 3 * 2 * 4 * 64 * 8
 
 
 def test_the_fused_kernel_is_never_given_a_query_that_sees_nothing(monkeypatch):
