@@ -1,7 +1,6 @@
 """Who sees whom, by which angle a pair is turned, and what a query makes of what it sees."""
 
 import dataclasses
-
 from functools import partial
 
 import jax
