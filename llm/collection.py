@@ -283,7 +283,13 @@ class Collector:
         said = self.rescorer(trainable, [rollout.group for rollout in labelled])
         labelled = [with_said(*both) for both in zip(labelled, said, strict=True)]
         numbers = summary(labelled, said) | {"kl_coefficient": carried.kl_coefficient}
-        rollouts, left = advise(labelled, self.recipe, self.critic, self.settings.kl, carried)
+        policy = [
+            each.logp if rollout.source == "policy" else rollout.known["old_logp"]
+            for rollout, each in zip(labelled, said, strict=True)
+        ]
+        rollouts, left = advise(
+            labelled, self.recipe, self.critic, self.settings.kl, carried, policy
+        )
         clock = {
             "sampling": sampled - began,
             "rewards": judged - sampled,

@@ -84,6 +84,7 @@ def advise(
     critic: CriticSettings | None,
     kl: KLSettings,
     carried: Carried,
+    policy: Sequence[Float32[np.ndarray, "_"]] | None = None,
 ) -> tuple[list[Rollout], Carried]:
     """Give a collection its advantages.
 
@@ -93,6 +94,10 @@ def advise(
         critic: how a critic's values are used; None without one.
         kl: how the penalty is steered.
         carried: from the collection before.
+        policy: log-probabilities that a penalty compares with the reference's, of every token,
+            nats; those it was drawn with when None. Read as the reference's were, so that a policy
+            that is the reference is at no distance from it: of rounding errors, where every reward
+            is the same, whitening would make advantages of full size.
 
     Returns:
         The collection as it is trained on: rewards with the penalty taken off, advantages, and
@@ -105,7 +110,7 @@ def advise(
         rollouts = [rescaled(rollout, carried) for rollout in rollouts]
     cells = Cells.of(rollouts)
     beta = carried.kl_coefficient
-    old = cells.spread("old_logp")
+    old = cells.spread("old_logp") if policy is None else cells.places(policy)
     ref = cells.spread("ref_logp") if "ref_logp" in rollouts[0].known else old
     reward = kl_in_reward(cells.reward, old, ref, cells.mask, beta)
     columns: dict[str, Array] = {}
@@ -211,9 +216,13 @@ class Cells:
         return cls(rollouts, jnp.asarray(reward), jnp.asarray(mask.any(axis=2)), jnp.asarray(mask))
 
     def spread(self, name: str) -> Float[Array, "B N T"]:
-        """Numbers per token in their places; 0 in the gaps."""
+        """What is known of every token, in its place; 0 in the gaps."""
+        return self.places([rollout.known[name] for rollout in self.rollouts])
+
+    def places(self, numbers: Sequence[Float32[np.ndarray, "_"]]) -> Float[Array, "B N T"]:
+        """Numbers per token of each group in their places; 0 in the gaps."""
         values = np.zeros(self.mask.shape, np.float32)
-        values[np.asarray(self.mask)] = np.concatenate([r.known[name] for r in self.rollouts])
+        values[np.asarray(self.mask)] = np.concatenate(numbers)
         return jnp.asarray(values)
 
     def each_token(self, values: Float[Array, "B N"]) -> Float[Array, "B N T"]:

@@ -12,9 +12,8 @@ temperature and truncation: what an importance weight has to divide by.
 Key to the axes: B prompts, R rows, T new tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,8 +173,11 @@ def looks(
             "decode; pass it."
         )
     graphdef, weights = nnx.split(decoder)
-    # Explicit transfers, because training forbids the others.
-    put: Callable[[Any], Any] = partial(repeat, mesh=decoder.mesh)
+
+    def put(values: Any) -> Any:
+        # Explicit transfers, because training forbids the others.
+        return repeat(values, decoder.mesh)
+
     inputs = put((*lay_out(prompts, ids), np.uint32(settings.seed)))
     spaces = rooms(settings.max_new_tokens)
     draft = begin(graphdef, weights, *inputs, responses=N, room=spaces[0])
@@ -222,4 +224,3 @@ def collect(draft: Draft) -> list[Sample]:
         Sample(*(x[row, :size].copy() for x in (tokens, logp, own)), finished=bool(done[row]))
         for row, size in enumerate(length)
     ]
-

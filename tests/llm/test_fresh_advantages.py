@@ -245,3 +245,22 @@ def test_the_distance_is_measured_on_what_the_policy_wrote_itself():
     # The next collection is penalised by what this one left.
     found, _ = told(own, recipe, replace(carried, kl_coefficient=0.2), kl=kl)
     assert_close(found[0].worth, penalised(own[0], 0.2))
+
+
+def test_rounding_is_no_advantage_where_every_reward_is_the_same():
+    rollouts = collection(rewards=[[3.0] * len(group) for group in UNEVEN])
+    read = [rollout.known["ref_logp"] for rollout in rollouts]
+    rollouts = [
+        replace(r, known=r.known | {"old_logp": r.known["ref_logp"] * np.float32(1 + 2e-7)})
+        for r in rollouts
+    ]
+    rollouts = [
+        replace(r, known=r.known | {"old_value": np.zeros_like(r.known["old_logp"])})
+        for r in rollouts
+    ]
+    recipe = Recipe(PPO(), advantage="batch_mean", kl_in_reward=0.05)
+    found, _ = advise(
+        rollouts, recipe, CriticSettings(), KLSettings(), Carried(0.0, 0.0, 0.05), read
+    )
+    for rollout in found:
+        np.testing.assert_array_equal(rollout.known["advantage"], 0)

@@ -4,15 +4,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from llm.journal import METRICS, read_lines
 from llm.mesh import AXES, fitting, placed, spread, whole
 from tests.llm.on_meshes import CASES, FEW, MESHES
 from tests.llm.test_mesh import fake
+from tests.llm.tiny_runs import pairs, write_model, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +73,56 @@ def test_any_mesh_learns_and_writes_what_one_device_does(found, mesh: str, case:
 def test_the_policy_wrote_something_worth_comparing(found) -> None:
     tokens = found["one:dpo"]["written/tokens"]
     assert len(tokens) > 200 and len(np.unique(tokens)) > 50
+
+
+def run(place: Path, out: str, devices: int, recipe: str, *flags: str) -> list[dict[str, Any]]:
+    """The lines of a small run on so many devices."""
+    line = ["train", recipe, "--model", str(place / "model"), "--data", str(place / "pairs.jsonl")]
+    line += ["--out", str(place / out), "--batch", "8", "--steps", "4", "--packing.shapes", "1"]
+    line += ["--optimizer.learning-rate", "3e-3", *flags]
+    done = subprocess.run(
+        [sys.executable, "-m", "modeseek", *line],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return read_lines(place / out / METRICS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "flags"),
+    [
+        pytest.param("kto", (), marks=pytest.mark.exhaustive),
+        ("dpo", ("--adapters.rank", "2", "--reference", "model")),
+        pytest.param("reward_model", (), marks=pytest.mark.exhaustive),
+        ("ppo", ("--reward", "min-length", "--sampling.max-new-tokens", "12")),
+        pytest.param(
+            "grpo",
+            ("--reward", "min-length", "--sampling.max-new-tokens", "12"),
+            marks=pytest.mark.exhaustive,
+        ),
+    ],
+)
+def test_a_run_on_eight_devices_has_the_numbers_of_a_run_on_one(
+    tmp_path: Path, recipe: str, flags: tuple[str, ...]
+) -> None:
+    write_model(tmp_path / "model", num_key_value_heads=2, num_hidden_layers=2)
+    write_rows(tmp_path / "pairs.jsonl", pairs())
+    alone = run(tmp_path, "alone", 1, recipe, *flags)
+    mesh = ("--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2")
+    spread_out = run(tmp_path, "spread", 8, recipe, *flags, *mesh)
+    assert len(alone) == len(spread_out) > 4
+    for one, other in zip(alone, spread_out, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            # Before the first step the sign of a margin is that of a rounding error.
+            if name not in ("clock", "kind") and not (name == "accuracy" and one["step"] < 2):
+                assert other[name] == pytest.approx(value, rel=2e-3, abs=2e-4), (one, name)
 
 
 def test_an_axis_is_left_out_where_it_does_not_divide() -> None:
