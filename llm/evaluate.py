@@ -29,6 +29,7 @@ from llm.data.order import InOrder
 from llm.data.packing import Batch
 from llm.data.plan import PackingSettings, make_plan
 from llm.data.rendering import tokenize
+from llm.hosts import HostSettings, fetch, spread
 from llm.inputs import read_data, read_tokenizer
 from llm.intervals import Estimate
 from llm.judgement import Measured, PerResponse, judge, judge_rewards
@@ -67,6 +68,7 @@ class Evaluation:
     """Of the arithmetic. auto: bfloat16 except on a CPU."""
     out: Path | None = None
     """File to write the numbers to, as JSON."""
+    hosts: HostSettings = field(default_factory=HostSettings)
     reading: DataSettings = field(default_factory=DataSettings)
     packing: PackingSettings = field(default_factory=lambda: PackingSettings(shapes=1))
 
@@ -261,7 +263,7 @@ def measure(
     batches = (batch for step in range(plan.steps) for batch in plan.micro_batches(step))
     total = round(plan.steps * plan.micro_batches_per_step)
     for batch in counted(console, "evaluate", batches, total):
-        values = jax.device_get(sums(numbers, jax.device_put(batch, place)))
+        values = fetch(sums(numbers, spread(batch, place)))
         for b, example in enumerate(batch.example):
             found[int(example)] = {name: value[b] for name, value in values.items()}
     keys = [key(group, 0) for group in groups]

@@ -14,6 +14,9 @@ def main(arguments: list[str]) -> None:
     """Parse the line and do it."""
     quiet()
     from llm.active import ACQUISITIONS, active
+    from llm.hosts import check_alone
+
+    check_alone("active")
 
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if name is None and not {"-h", "--help"} & set(arguments):

@@ -58,6 +58,7 @@ def main(arguments: list[str]) -> None:
     if name is None and not {"-h", "--help"} & set(arguments):
         raise ValueError("name a model: a Hub name, its folder, or the folder of a run.")
     from llm.evaluate import Evaluation, evaluate
+    from llm.hosts import is_first, joined
 
     settings = tyro.cli(
         Evaluation,
@@ -68,7 +69,10 @@ def main(arguments: list[str]) -> None:
     if settings.out is not None and not settings.out.resolve().parent.is_dir():
         raise ValueError(f"--out is {settings.out}, and there is no folder {settings.out.parent}.")
     console = Console(highlight=False)
-    report = evaluate(name or "", settings, console)
+    with joined(settings.hosts, console.print):
+        report = evaluate(name or "", settings, console if is_first() else Console(quiet=True))
+        if not is_first():
+            return
     console.print(table(report))
     if settings.out is not None:
         write(report, settings.out)

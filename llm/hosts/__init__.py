@@ -14,6 +14,7 @@ from llm.hosts.arrays import spread as spread
 from llm.hosts.folder import check_one_folder as check_one_folder
 from llm.hosts.joining import joined as joined
 from llm.hosts.line import Gone as Gone
+from llm.hosts.places import check_alone as check_alone
 from llm.hosts.settings import HostSettings as HostSettings
 from llm.hosts.together import HERE as HERE
 from llm.hosts.together import agree as agree

@@ -114,7 +114,8 @@ def end(line: Line, error: BaseException, told: threading.Event) -> None:
         if is_common(error):
             part(line)
             return
-        if isinstance(error, Gone) or line.noticed.wait(REASON if sudden else 0):
+        noticed = line.noticed.wait(REASON if sudden else 0)
+        if isinstance(error, Gone) or (noticed and not isinstance(error, ValueError)):
             raise Gone
     except Gone:
         told.wait(GRACE)

@@ -76,6 +76,16 @@ def find_place(
     return None if place is None or place.count == 1 else place
 
 
+def check_alone(command: str) -> None:
+    """Raise ValueError for a command that one process does, where several were started."""
+    place = find_place(HostSettings())
+    if place is not None:
+        raise ValueError(
+            f"{command} is done by one process, and this is process {place.index} of {place.count} "
+            f"({place.found}): start it once, on one host."
+        )
+
+
 def from_variables(settings: HostSettings, names: Mapping[str, str]) -> HostSettings:
     """Settings with what MODESEEK_COORDINATOR, MODESEEK_COUNT and MODESEEK_INDEX say.
 
