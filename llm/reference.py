@@ -3,16 +3,18 @@
 The reference never changes, and neither do the data, so its log-probabilities are a column of the
 data set. Computing them once costs a third of one epoch of training; computing them in every step
 costs a third of every epoch. The cache is keyed by the model's weights and by the token ids, which
-are what becomes of the data, the template and the tokenizer together.
+are what becomes of the data, the template and the tokenizer together. A checksum stands beside the
+numbers of every group, so that what a kill has cut short or a disk has damaged is asked again.
 """
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt32
 
 from llm.cache import cache_folder
 from llm.data.examples import Group
@@ -21,9 +23,6 @@ from llm.hosts import from_first, is_first
 
 SAMPLE = 1 << 20
 """Bytes that are read at either end of a file of weights."""
-
-UNKNOWN = np.nan
-"""Stands in the cache for what has not been computed."""
 
 
 def model_fingerprint(folder: Path) -> str:
@@ -80,10 +79,15 @@ def cached_reference(
     path = (cache_folder() if folder is None else folder) / "reference" / f"{key}.f32"
     ends = np.cumsum([group.scored for group in groups])
     numbers: list[np.ndarray] = []
+    proofs = np.zeros(0, np.uint32)
 
     def known() -> list[bool]:
-        numbers.extend(np.split(open_numbers(path, int(ends[-1])), ends[:-1]))
-        return [not np.isnan(part).any() for part in numbers]
+        nonlocal proofs
+        flat, proofs = open_numbers(path, int(ends[-1]), len(groups))
+        numbers.extend(np.split(flat, ends[:-1]))
+        return [
+            checksum(part) == proof for part, proof in zip(numbers, proofs.tolist(), strict=True)
+        ]
 
     # What one process has on its disk decides what all of them compute.
     there = from_first(known)
@@ -96,18 +100,28 @@ def cached_reference(
             for b, row in rows if is_first() else ():
                 responses = enumerate(groups[row].responses)
                 numbers[row][:] = np.concatenate([values[b, n, : len(y)] for n, y in responses])
+                proofs[row] = checksum(numbers[row])
     flat = from_first(lambda: np.concatenate(numbers))
     return np.split(flat, ends[:-1])
 
 
-def open_numbers(path: Path, size: int) -> Float32[np.ndarray, " numbers"]:
-    """The numbers in a file that are written when they are changed; made of unknowns if absent.
+def checksum(numbers: np.ndarray) -> int:
+    """What tells the numbers of a group from others."""
+    return zlib.crc32(numbers.tobytes())
 
-    Two runs may fill the file at once: they write the same numbers.
+
+def open_numbers(
+    path: Path, size: int, groups: int
+) -> tuple[Float32[np.ndarray, " size"], UInt32[np.ndarray, " groups"]]:
+    """The numbers in a file and a checksum for each group, written when they are changed.
+
+    The file is made where it is absent: zeros, of which no checksum is 0. Two runs may fill it at
+    once: they write the same numbers.
     """
-    if not path.exists() or path.stat().st_size != 4 * size:
+    if not path.exists() or path.stat().st_size != 4 * (size + groups):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        np.full(size, UNKNOWN, np.float32).tofile(partial)
+        np.zeros(size + groups, np.uint32).tofile(partial)
         os.replace(partial, path)
-    return np.memmap(path, np.float32, "r+")
+    words = np.memmap(path, np.uint32, "r+")
+    return words[:size].view(np.float32), words[size:]

@@ -92,6 +92,21 @@ def test_a_cache_of_the_wrong_size_is_made_again(tmp_path):
         np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
+def test_a_bit_that_falls_over_in_the_cache_is_asked_again_and_no_other(tmp_path):
+    ask(tmp_path, Model())
+    (file,) = (tmp_path / "reference").iterdir()
+    content = file.read_bytes()
+    for place in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 16
+        file.write_bytes(damaged)
+        model = Model()
+        for got, wanted in zip(ask(tmp_path, model), expected(), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-6)
+        assert model.asked == 1
+        assert file.read_bytes() == content
+
+
 def test_the_print_of_the_data_changes_with_any_id_reward_or_order():
     same = make_groups((3, 5, 9), (0, 4, 2), (7, 1, 20), (2, 8, 8))
     assert data_fingerprint(same) == data_fingerprint(GROUPS)
