@@ -5,7 +5,7 @@ import socket
 import time
 from pathlib import Path
 
-from llm.hosts.together import count, from_first, gather, is_first
+from llm.hosts.together import count, from_first, gather, is_first, shared
 
 PATIENCE, PAUSE = 15.0, 0.25
 """Seconds that a file may take to be seen on another host of a network file system, and between two
@@ -32,9 +32,11 @@ def check_one_folder(folder: Path) -> None:
             mark.unlink(missing_ok=True)
     blind = [f"process {peer} on {host}" for peer, (host, seen) in enumerate(hosts) if not seen]
     if blind:
-        raise ValueError(
-            f"--out {folder} is not one folder: {', '.join(blind)} cannot see there what process "
-            f"0 on {hosts[0][0]} wrote. Give a folder on a disk that every host has."
+        raise shared(
+            ValueError(
+                f"--out {folder} is not one folder: {', '.join(blind)} cannot see there what "
+                f"process 0 on {hosts[0][0]} wrote. Give a folder on a disk that every host has."
+            )
         )
 
 

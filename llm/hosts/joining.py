@@ -78,8 +78,7 @@ def joined(settings: HostSettings, say: Callable[[str], None] = print) -> Iterat
 
 def join(place: Place, settings: HostSettings, alarm: Callable[[str], None]) -> Line:
     """Meet the others and make one machine of all devices."""
-    connections, coordinator = meet_all(place, settings.join_timeout)
-    line = Line(place.index, place.count, connections, alarm)
+    line, coordinator = connect(place, float(settings.join_timeout), alarm)
     # A request to stop is heard by the training loop, which answers for all; JAX would swallow it.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -92,8 +91,19 @@ def join(place: Place, settings: HostSettings, alarm: Callable[[str], None]) -> 
         heartbeat_timeout_seconds=HEARTBEAT,
         shutdown_timeout_seconds=HEARTBEAT,
     )
-    HERE.index, HERE.count, HERE.line = place.index, place.count, line
     return line
+
+
+def connect(place: Place, timeout: float, alarm: Callable[[str], None]) -> tuple[Line, str]:
+    """Meet the others, whose devices stay their own.
+
+    Returns:
+        The line to them, and where JAX's coordinator is to be.
+    """
+    connections, coordinator = meet_all(place, timeout)
+    line = Line(place.index, place.count, connections, alarm)
+    HERE.index, HERE.count, HERE.line = place.index, place.count, line
+    return line, coordinator
 
 
 def part(line: Line) -> None:

@@ -143,8 +143,7 @@ class Line:
         self.trouble: str | None = None
         self.noticed, self.closed = threading.Event(), threading.Event()
         self.noticing = threading.Lock()
-        for peer, connection in self.connections.items():
-            keep_alive(connection)
+        for peer in self.connections:
             name = f"line to process {peer}"
             threading.Thread(target=self.watch, args=(peer,), name=name, daemon=True).start()
 

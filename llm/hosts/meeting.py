@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from llm.hosts.line import pack, read_message
+from llm.hosts.line import keep_alive, pack, read_message
 from llm.hosts.places import Place
 
 HELLO = 1 << 16
@@ -99,6 +99,7 @@ def let_in(place: Place, timeout: float) -> tuple[dict[int, socket.socket], str]
             there[said["index"]] = connection
     port = free_port()
     for connection in there.values():
+        keep_alive(connection)
         connection.sendall(pack({"port": port}))
     return there, joined_address(place.host, port)
 
@@ -160,6 +161,7 @@ def call(place: Place, timeout: float) -> tuple[dict[int, socket.socket], str]:
     deadline = time.monotonic() + timeout
     reason = "no answer"
     while time.monotonic() < deadline:
+        connection = None
         try:
             connection = socket.create_connection((place.host, place.port), timeout=ANSWERS)
             connection.sendall(pack(greeting(place)))
@@ -167,14 +169,17 @@ def call(place: Place, timeout: float) -> tuple[dict[int, socket.socket], str]:
             connection.settimeout(max(deadline - time.monotonic(), 0) + ANSWERS)
             answer = read_message(connection, HELLO)
             connection.settimeout(None)
-        except EOFError:
-            reason = "it hung up"
         except Exception as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            hung_up = "it hung up" if isinstance(error, EOFError) else None
+            reason = hung_up or getattr(error, "strerror", None) or str(error)
         else:
-            if "trouble" in answer:
-                raise ValueError(answer["trouble"])
-            return {0: connection}, joined_address(place.host, answer["port"])
+            if "port" in answer:
+                keep_alive(connection)
+                return {0: connection}, joined_address(place.host, answer["port"])
+            connection.close()
+            raise ValueError(answer["trouble"])
+        if connection is not None:
+            connection.close()
         time.sleep(PAUSE)
     raise OSError(
         f"{described(place)} could not reach process 0 there for {timeout:g} s ({reason}). {CHECK}"

@@ -170,7 +170,7 @@ def check_same(what: str, value: Any) -> None:
                 f"{differences(found[0], other)}. Give the same command on every host, with the "
                 "same model, data and versions."
             )
-            raise named(error, HERE.index)
+            raise shared(error)
 
 
 def differences(one: Any, other: Any) -> str:
@@ -245,9 +245,16 @@ def is_shared(error: BaseException) -> bool:
     return HERE.line is None or SHARED in getattr(error, "__notes__", ())
 
 
+def shared(error: Exception) -> Exception:
+    """An error that every process raises at the same place: they end together, as by design."""
+    if HERE.line is not None:
+        error.add_note(SHARED)
+    return error
+
+
 def named(error: Exception, peer: int) -> Exception:
     """An error that is raised by all, and says which other process met it, where it can."""
-    error.add_note(SHARED)
+    shared(error)
     if peer != HERE.index and len(error.args) == 1 and isinstance(error.args[0], str):
         error.args = (f"process {peer} of {HERE.count}: {error.args[0]}",)
     return error
