@@ -206,6 +206,12 @@ class Local(Place):
     restarts: int = 0
     """How often all are started again when one has died."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("processes", 1), ("devices", 1), ("restarts", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"Local.{name} is {value}; it must be at least {least}.")
+
 
 PLACES: dict[str, type[TpuPod | Slurm | Gke | Local]] = {
     "tpu-pod": TpuPod,

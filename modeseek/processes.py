@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+PROGRAM = (sys.executable, "-m", "modeseek")
+"""What every process runs."""
+
 PATIENCE = 120.0
 """Seconds in which the others end by themselves once one has. They notice at once, but a run that
 has ended well writes its model before its last process ends."""
@@ -70,7 +73,7 @@ def start_all(line: Sequence[str], processes: int, devices: int) -> list[subproc
     }
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "modeseek", *line],
+            [*PROGRAM, *line],
             env={**os.environ, **about, "MODESEEK_INDEX": str(index)},
             start_new_session=True,
         )
