@@ -62,8 +62,9 @@ def joined(settings: HostSettings, say: Callable[[str], None] = print) -> Iterat
         if not over.wait(GRACE):
             leave()
 
-    line = join(place, settings, alarm)
+    line, coordinator = connect(place, float(settings.join_timeout), alarm)
     try:
+        unite(place, coordinator, settings)
         devices = jax.device_count()  # all processes wait for each other here
         if place.index == 0:
             say(f"{place.count} processes are there, with {devices} devices")
@@ -76,9 +77,20 @@ def joined(settings: HostSettings, say: Callable[[str], None] = print) -> Iterat
         over.set()
 
 
-def join(place: Place, settings: HostSettings, alarm: Callable[[str], None]) -> Line:
-    """Meet the others and make one machine of all devices."""
-    line, coordinator = connect(place, float(settings.join_timeout), alarm)
+def connect(place: Place, timeout: float, alarm: Callable[[str], None]) -> tuple[Line, str]:
+    """Meet the others, whose devices stay their own.
+
+    Returns:
+        The line to them, and where JAX's coordinator is to be.
+    """
+    connections, coordinator = meet_all(place, timeout)
+    line = Line(place.index, place.count, connections, alarm)
+    HERE.index, HERE.count, HERE.line = place.index, place.count, line
+    return line, coordinator
+
+
+def unite(place: Place, coordinator: str, settings: HostSettings) -> None:
+    """Make one machine of all devices; the others are there and do the same."""
     # A request to stop is heard by the training loop, which answers for all; JAX would swallow it.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -91,19 +103,6 @@ def join(place: Place, settings: HostSettings, alarm: Callable[[str], None]) -> 
         heartbeat_timeout_seconds=HEARTBEAT,
         shutdown_timeout_seconds=HEARTBEAT,
     )
-    return line
-
-
-def connect(place: Place, timeout: float, alarm: Callable[[str], None]) -> tuple[Line, str]:
-    """Meet the others, whose devices stay their own.
-
-    Returns:
-        The line to them, and where JAX's coordinator is to be.
-    """
-    connections, coordinator = meet_all(place, timeout)
-    line = Line(place.index, place.count, connections, alarm)
-    HERE.index, HERE.count, HERE.line = place.index, place.count, line
-    return line, coordinator
 
 
 def part(line: Line) -> None:
