@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llm import hosts
+from llm.ahead import left_behind
 from llm.answers import JUDGED, answer, show_answers, show_extremes, show_judgement
 from llm.data.packing import Shape
 from llm.data.plan import Plan
@@ -110,21 +111,21 @@ def carry_out(prepared: Prepared, console: Console) -> None:
         # What the reference says of a response is asked once, when it is written.
         plan, held_out, shapes = None, None, shapes_of(prepared, loaded)
         trainer, fixed = replace(learner, base=False), Fixed(loaded.frozen, None)
-        examples, cut = fresh_examples(prepared, loaded, shapes), True
+        whole = pieces = fresh_examples(prepared, loaded, shapes)
         describe_run(prepared, loaded, steps, shapes, None, console)
     else:
         plan = plan_of(prepared, loaded, steps)
         describe_run(prepared, loaded, steps, plan.shapes, plan, console)
         trainer, fixed = learner, Fixed(loaded.frozen, reference)
         plan, held_out = with_reference(prepared, loaded, learner, fixed, plan, console)
-        shapes, cut = plan.shapes, bool(plan.pieces)
-        examples = plan.examples(cut=False) + plan.examples(cut=True)
+        shapes = plan.shapes
+        whole, pieces = plan.examples(cut=False), plan.examples(cut=True)
 
     hosts.check_same("batch shapes", [tuple(shape) for shape in shapes])
     began = time.monotonic()
     with console.status("compiling"):
         start = jax.jit(trainer.start)
-        state, sums = start(loaded.trainable, fixed, loaded.put(examples[0]), objective)
+        state = start(loaded.trainable, fixed, loaded.put([*whole, *pieces][0]), objective)
         evaluate = evaluator(
             trainer, state.trainable, fixed, objective, held_out, loaded.put, trial
         )
@@ -133,9 +134,8 @@ def carry_out(prepared: Prepared, console: Console) -> None:
             fixed,
             objective,
             state,
-            sums,
-            examples,
-            cut=cut,
+            whole,
+            pieces,
             put=loaded.put,
             ahead=not prepared.is_online,
         )
@@ -148,22 +148,25 @@ def carry_out(prepared: Prepared, console: Console) -> None:
         console.print(f"compiled {programs} programs in {seconds:.1f} s, the last of this run")
 
     with ExitStack() as opened:
-        saver = opened.enter_context(closing(Saver(prepared.out, settings.save, state)))
-        restored = saver.restore(state, console.print)
+        # Where collections are made ahead, a checkpoint also holds who makes them.
+        behind = left_behind(state) if settings.ahead else None
+        whole_state = replace(state, behind=behind)
+        saver = opened.enter_context(closing(Saver(prepared.out, settings.save, whole_state)))
+        restored = saver.restore(whole_state, console.print)
         done = -1 if restored is None else int(hosts.fetch(restored.step))
         hosts.check_same("step to go on after", done)
         journal = Journal(prepared.out, settings.log, done, prepared.name, prepared.record)
         opened.enter_context(closing(journal))
         if restored is None:
             journal.write(0, "eval", evaluate(state.trainable), {})
-            saver.save(0, state)
+            saver.save(0, whole_state)
         else:
-            state = restored
+            state, behind = replace(restored, behind=None), restored.behind
             console.print(f"going on after step {done}")
         with Bar(console, prepared.name, steps, max(done, 0)) as bar:
             source: Source
             if plan is None:
-                about = {"journal": journal, "bar": bar, "begin": max(done, 0)}
+                about = {"journal": journal, "bar": bar, "begin": max(done, 0), "behind": behind}
                 source = fresh_of(prepared, loaded, learner, reference, shapes, **about)
             else:
                 source = Stored(plan, max(done, 0), loaded.put)
@@ -243,7 +246,8 @@ def collecting(prepared: Prepared) -> dict[str, str]:
     return {
         "collection": f"{collection.prompts} prompts x {collection.responses} responses of the "
         f"{collection.source} at temperature {collection.temperature:g}",
-        "on-policy": f"B/M = {reuse.minibatches} steps in a pass, T = {reuse.inner_steps} passes",
+        "on-policy": f"B/M = {reuse.minibatches} steps in a pass, T = {reuse.inner_steps} passes"
+        + f"; written {reuse.steps} steps before" * prepared.settings.ahead,
         "reward": f"{prepared.reward.name}{gold}",
     }
 

@@ -8,7 +8,7 @@ moment: it goes on, bit for bit, from its last checkpoint.
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,19 +40,46 @@ Evaluate: TypeAlias = Callable[[Parameters], dict[str, float]]
 """Measures the held-out groups."""
 
 
+class Programs:
+    """A function compiled for the shapes it will meet, each at most once.
+
+    Args:
+        function: under ``jax.jit``.
+        shapes: names of all it may meet.
+    """
+
+    def __init__(self, function: Any, shapes: Iterable[Any]) -> None:
+        self.function, self.shapes = function, frozenset(shapes)
+        self.compiled: dict[Any, Any] = {}
+
+    def prepare(self, name: Any, *given: Any) -> Any:
+        """The program for a shape, compiled if it is not yet."""
+        if name not in self.compiled:
+            assert name in self.shapes
+            with jax.transfer_guard("allow"):
+                self.compiled[name] = self.function.lower(*given).compile()
+        return self.compiled[name]
+
+    def __call__(self, name: Any, *given: Any) -> Any:
+        """Run it."""
+        return self.prepare(name, *given)(*given)
+
+
 class Step:
     """One optimizer step, compiled for the shapes a run will meet and for no other.
+
+    A step on one batch is one program. One that is cut takes a program that adds a micro-batch to
+    what has been added up, and one that moves the parameters.
 
     Args:
         learner: the pure functions.
         fixed: the rest of the model, and the reference.
         objective: what is minimised.
         state: an example of a state.
-        sums: sums of nothing; its buffers are used up.
-        examples: a batch of each shape there will be, or may be.
-        cut: whether a step may consist of several batches.
+        whole: an example of each shape that may hold all of a step.
+        pieces: of each shape that may hold a part of one.
         put: places a batch on the devices.
-        ahead: whether all of them will be; else a shape's program is compiled when it is met.
+        ahead: whether everything is compiled at once; else a program is when it is needed.
     """
 
     def __init__(
@@ -61,60 +88,69 @@ class Step:
         fixed: Fixed,
         objective: Any,
         state: TrainState,
-        sums: Sums,
-        examples: Sequence[Batch],
+        whole: Sequence[Batch],
+        pieces: Sequence[Batch],
         *,
-        cut: bool,
         put: Put,
         ahead: bool = True,
     ) -> None:
-        self.learner, self.fixed, self.asked, self.sums = learner, fixed, objective, sums
+        self.learner, self.fixed, self.asked = learner, fixed, objective
         self.everywhere = partial(repeat, mesh=learner.mesh)
         self.objective = self.everywhere(objective)
-        self.shapes = frozenset(map(shape, examples))
-        shapes = {shape(batch): put(batch) for batch in examples if ahead}
         # KTO compares every response with a mean over the whole step: one more pass where steps
         # are cut, before.
-        whole = isinstance(objective, KTO) and objective.reference_point is None
-        self.two_passes = whole and cut
-        objective = self.relative_to(0.0) if self.two_passes else self.objective
-        add, measure = jax.jit(learner.add, donate_argnums=0), jax.jit(learner.log_ratio)
-        self.adding = add
-        given = state.trainable, fixed
-        self.add = {
-            name: add.lower(sums, *given, batch, objective).compile()
-            for name, batch in shapes.items()
-        }
-        self.measure = {
-            name: measure.lower(*given, batch).compile()
-            for name, batch in shapes.items()
-            if self.two_passes
-        }
-        self.apply = jax.jit(learner.apply, donate_argnums=(0, 1)).lower(state, sums).compile()
+        self.two_passes = isinstance(objective, KTO) and objective.reference_point is None
+        parts = [shape(batch) for batch in pieces]
+        self.whole = Programs(jax.jit(learner.step, donate_argnums=0), map(shape, whole))
+        self.add = Programs(jax.jit(learner.add, donate_argnums=0), parts)
+        self.measure = Programs(jax.jit(learner.log_ratio), parts if self.two_passes else ())
+        self.apply = Programs(jax.jit(learner.apply, donate_argnums=(0, 1)), [()] * bool(parts))
+        self.nothing = Programs(jax.jit(learner.nothing), parts[:1])
+        self.sums: Sums | None = None
+        if not ahead:
+            return
+        for batch in whole:
+            self.whole.prepare(shape(batch), state, fixed, put(batch), self.objective)
+        for batch in pieces:
+            placed, name = put(batch), shape(batch)
+            sums = self.empty(state, placed)
+            if self.two_passes:
+                self.measure.prepare(name, state.trainable, fixed, placed)
+            self.add.prepare(name, sums, state.trainable, fixed, placed, self.adding)
+            self.apply.prepare((), state, sums)
 
     @property
     def compilations(self) -> int:
-        """Programs there are."""
-        return len(self.add) + len(self.measure) + 1
+        """Programs there are, or may come to be."""
+        kinds = self.whole, self.add, self.measure, self.apply, self.nothing
+        return sum(len(kind.shapes) for kind in kinds)
 
-    def program(self, name: Any, given: tuple[Any, ...]) -> Any:
-        """The program that adds a batch of a declared shape to the sums, compiled at most once."""
-        if name not in self.add:
-            assert name in self.shapes
-            with jax.transfer_guard("allow"):
-                self.add[name] = self.adding.lower(*given).compile()
-        return self.add[name]
+    @property
+    def adding(self) -> Any:
+        """The objective of a piece of a step, for its structure."""
+        return self.relative_to(0.0) if self.two_passes else self.objective
+
+    def empty(self, state: TrainState, batch: Batch) -> Sums:
+        """Sums of nothing; they come to be with the first step that is cut."""
+        sums = self.sums
+        if sums is None:
+            name = next(iter(self.nothing.shapes))
+            sums = self.sums = self.nothing(name, state.trainable, self.fixed, batch, self.adding)
+        return sums
 
     def __call__(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Report]:
         """Take a step on the micro-batches of a batch; the buffers of ``state`` are used up."""
+        if len(batches) == 1:
+            [batch] = batches
+            return self.whole(shape(batch), state, self.fixed, batch, self.objective)
         objective = self.objective
         if self.two_passes:
             objective = self.relative_to(self.reference_point(state, batches))
-        sums = self.sums
+        sums = self.empty(state, batches[0])
         for batch in batches:
             given = sums, state.trainable, self.fixed, batch, objective
-            sums = self.program(shape(batch), given)(*given)
-        state, self.sums, report = self.apply(state, sums)
+            sums = self.add(shape(batch), *given)
+        state, self.sums, report = self.apply((), state, sums)
         return state, report
 
     def relative_to(self, z: float) -> KTO:
@@ -124,7 +160,7 @@ class Step:
     def reference_point(self, state: TrainState, batches: Sequence[Batch]) -> float:
         """KTO's z: beta times the mean log-ratio of all responses of the step, at least 0."""
         found = [
-            self.measure[shape(batch)](state.trainable, self.fixed, batch) for batch in batches
+            self.measure(shape(batch), state.trainable, self.fixed, batch) for batch in batches
         ]
         total, number = fetch(found[0])
         for more, count in fetch(found[1:]):
@@ -156,6 +192,10 @@ class Source(Protocol):
 
     def plan_at(self, number: int) -> tuple[Plan, int]:
         """The plan a step belongs to, and which of its steps that is, counted from 0."""
+        ...
+
+    def to_save(self, state: TrainState) -> TrainState:
+        """A state with what else a run that goes on from it has to know."""
         ...
 
     def close(self) -> None:
@@ -193,6 +233,10 @@ class Stored:
     def plan_at(self, number: int) -> tuple[Plan, int]:
         """There is one plan."""
         return self.plan, number - 1 - self.before
+
+    def to_save(self, state: TrainState) -> TrainState:
+        """There is nothing else: data are data."""
+        return state
 
     def close(self) -> None:
         """End the loader's thread."""
@@ -273,11 +317,11 @@ def run(
                     # A reward that cannot answer must not cost the steps before it. What only one
                     # process has met ends the run: the others will not come to save.
                     if is_shared(error):
-                        saver.save(number, state)
+                        saver.save(number, source.to_save(state))
                     raise
                 if batches is None:
                     asked = stop.common
-                    saver.save(number, state)
+                    saver.save(number, source.to_save(state))
                     break
                 number += 1
                 state, report = step(state, batches)
@@ -299,10 +343,10 @@ def run(
                     if found:
                         journal.write(number, "eval", found, clock.line())
                     if due or save_end or not end:
-                        saver.save(number, state)
+                        saver.save(number, source.to_save(state))
         except NotFinite as found:
             state = replace(state, finite=step.everywhere(np.ones((), bool)))
-            saver.save(found.step - 1, state)
+            saver.save(found.step - 1, source.to_save(state))
             saver.close()
             reason = explain(step, state, source, found.step, put)
             raise FloatingPointError(
@@ -360,11 +404,13 @@ class Stop:
     Attributes:
         signal: what this process was asked by; None if it was not.
         common: what any process was asked by when all last compared.
+        at_once: whether it was asked a second time, and will not wait for anything.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.common: int | None = None
+        self.at_once = False
 
     def compare(self) -> bool:
         """Whether any process was asked; each waits here for the others."""
@@ -374,6 +420,7 @@ class Stop:
     def __call__(self, number: int, frame: object) -> None:
         """Receive a signal."""
         if self.signal is not None and number == signal.SIGINT:
+            self.at_once = True
             raise KeyboardInterrupt
         self.signal = number
 

@@ -33,6 +33,18 @@ ALWAYS = ("loss", "gradient_norm", "learning_rate")
 """Metrics every step has, whatever the objective."""
 
 
+class Behind(NamedTuple):
+    """The policy as it was when the steps on the collection at hand began.
+
+    Attributes:
+        step: optimizer steps it had taken.
+        trainable: its parameters that train, by path.
+    """
+
+    step: Int[Array, ""]
+    trainable: Parameters
+
+
 @pytree
 class TrainState:
     """Everything that training changes: all that a resumed run needs.
@@ -46,6 +58,8 @@ class TrainState:
         totals: metrics since the last written line, as sums.
         finite: False from the first step on whose loss, gradient or update was not finite; nothing
             moves any more then, and the rest of the state is as that step found it.
+        behind: in a checkpoint, whoever writes the next collection; None where that is the policy
+            as it will be, and always while steps are taken, which leave it alone.
     """
 
     step: Int[Array, ""]
@@ -53,6 +67,7 @@ class TrainState:
     optimizer: Any
     totals: dict[str, Sum]
     finite: Bool[Array, ""]
+    behind: Behind | None = None
 
 
 class Fixed(NamedTuple):
@@ -148,22 +163,26 @@ class Learner:
 
     def start(
         self, trainable: Parameters, fixed: Fixed, batch: Batch, objective: Any
-    ) -> tuple[TrainState, Sums]:
-        """The state before the first step, and sums of nothing.
+    ) -> TrainState:
+        """The state before the first step.
 
         The batch only tells which metrics there will be. To be jitted: it makes every array anew.
         """
         shapes = jax.eval_shape(self.sums, trainable, fixed, batch, objective)
-        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         zero = jnp.zeros((), jnp.float32)
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
             trainable=jax.tree.map(jnp.copy, trainable),
             optimizer=self.transformation.init(trainable),
-            totals={name: (zero, zero) for name in (*ALWAYS, *sums.metrics)},
+            totals={name: (zero, zero) for name in (*ALWAYS, *shapes.metrics)},
             finite=jnp.ones((), bool),
         )
-        return spread(self.mesh, state), spread(self.mesh, sums)
+        return spread(self.mesh, state)
+
+    def nothing(self, trainable: Parameters, fixed: Fixed, batch: Batch, objective: Any) -> Sums:
+        """Sums of nothing, for micro-batches to be added to; nothing is read but shapes."""
+        shapes = jax.eval_shape(self.sums, trainable, fixed, batch, objective)
+        return spread(self.mesh, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
 
     def judge(self, trainable: Parameters, fixed: Fixed, batch: Batch) -> Scores:
         """What policy, reference and critic say of every scored token, under the rule.
@@ -271,11 +290,26 @@ class Learner:
         one = self.sums(trainable, fixed, batch, objective)
         return spread(self.mesh, jax.tree.map(jnp.add, sums, one))
 
+    def step(
+        self, state: TrainState, fixed: Fixed, batch: Batch, objective: Any
+    ) -> tuple[TrainState, Report]:
+        """A whole step on one batch: its gradient is never kept beside a sum of gradients."""
+        return self.moved(state, self.sums(state.trainable, fixed, batch, objective))
+
     def apply(self, state: TrainState, sums: Sums) -> tuple[TrainState, Sums, Report]:
-        """Move the parameters by the gradient of the mean loss, if all of it is finite.
+        """Take a step on what micro-batches added up to.
 
         Returns:
             The state after the step, sums of nothing for the next one, and what to write down.
+        """
+        after, report = self.moved(state, sums)
+        return after, spread(self.mesh, jax.tree.map(jnp.zeros_like, sums)), report
+
+    def moved(self, state: TrainState, sums: Sums) -> tuple[TrainState, Report]:
+        """Move the parameters by the gradient of the mean loss, if all of it is finite.
+
+        Returns:
+            The state after the step, and what to write down.
         """
         loss, weight = sums.loss
         # A batch of ties has no unit: it moves nothing, whatever rounding left in the sums.
@@ -307,8 +341,7 @@ class Learner:
             totals=chosen(totals, state.totals),
             finite=finite,
         )
-        nothing = jax.tree.map(jnp.zeros_like, sums)
-        return spread(self.mesh, after), spread(self.mesh, nothing), Report(totals, finite)
+        return spread(self.mesh, after), Report(totals, finite)
 
 
 def counted_of(responses: Responses) -> PerToken:

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import jax
 import numpy as np
@@ -150,11 +149,11 @@ class Workshop:
 
     def start(self, trainable: Parameters) -> TrainState:
         """Parameters, and an optimizer that has seen nothing."""
-        return self.starting(trainable)[0]
+        return self.starting(trainable)
 
     @cached_property
-    def starting(self) -> Callable[[Parameters], Any]:
-        """Makes a state, and sums of nothing."""
+    def starting(self) -> Callable[[Parameters], TrainState]:
+        """Makes a state."""
         batch, objective = self.loaded.put(self.examples[0]), self.settings.objective
         program = jax.jit(self.learner.start)
         return lambda trainable: program(trainable, self.fixed, batch, objective)
@@ -171,9 +170,8 @@ class Workshop:
             self.fixed,
             self.settings.objective,
             state,
-            self.starting(state.trainable)[1],
             self.examples,
-            cut=True,
+            self.examples,
             put=self.loaded.put,
             ahead=False,
         )

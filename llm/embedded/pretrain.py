@@ -38,7 +38,7 @@ from llm.model import Decoder, parameters, with_parameters
 from llm.model.architecture import Architecture, config_from_architecture
 from llm.progress import Bar
 from llm.scoring import score
-from llm.update import Fixed, Learner, Sum, TrainState
+from llm.update import Fixed, Learner
 from objectives import SFT
 
 REPORT = "distance.json"
@@ -283,21 +283,16 @@ def train(decoder: Decoder, groups: Sequence[Group], settings: Pretraining, what
     learner = Learner(decoder, transformation, rate)
     fixed, objective = Fixed({}), SFT()
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Sum]]:
-        sums = learner.sums(state.trainable, fixed, batch, objective)
-        after, _, report = learner.apply(state, sums)
-        return after, report.totals
-
     example = jax.device_put(plan.examples(cut=False)[0])
-    state, _ = jax.jit(learner.start)(parameters(decoder), fixed, example, objective)
-    compiled = jax.jit(step, donate_argnums=0)
+    state = jax.jit(learner.start)(parameters(decoder), fixed, example, objective)
+    step = jax.jit(learner.step, donate_argnums=0)
     with Bar(Console(), what, plan.steps) as bar:
         for number in range(plan.steps):
             # A step that is cut in two is two steps here: nothing has to be exact.
             for batch in plan.micro_batches(number):
-                state, totals = compiled(state, jax.device_put(batch))
+                state, report = step(state, fixed, jax.device_put(batch), objective)
                 if number % 10 == 9:
-                    loss, weight = jax.device_get(totals["loss"])
+                    loss, weight = jax.device_get(report.totals["loss"])
                     bar.show(number + 1, {"loss": float(loss / weight)})
     return with_parameters(decoder, state.trainable)
 

@@ -108,7 +108,8 @@ def steps_on(mesh: Mesh | None, case: str) -> dict[str, np.ndarray]:
         critic=CriticSettings() if case == "critic" else None,
     )
     batch = batch_on(mesh, case)
-    state, sums = jax.jit(learner.start)(moving, fixed, batch, objective)
+    given = moving, fixed, batch, objective
+    state, sums = jax.jit(learner.start)(*given), jax.jit(learner.nothing)(*given)
     add = jax.jit(learner.add, donate_argnums=0)
     apply = jax.jit(learner.apply, donate_argnums=(0, 1))
     found: dict[str, np.ndarray] = {}
@@ -120,6 +121,10 @@ def steps_on(mesh: Mesh | None, case: str) -> dict[str, np.ndarray]:
         for name, (total, weight) in report.totals.items():
             found[f"{step}/{name}"] = np.asarray(total / weight)
     check_places(mesh, (state, sums))
+    state, report = jax.jit(learner.step, donate_argnums=0)(state, fixed, batch, objective)
+    check_places(mesh, state)
+    for name, (total, weight) in report.totals.items():
+        found[f"{STEPS}/{name}"] = np.asarray(total / weight)
     return found
 
 

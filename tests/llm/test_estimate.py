@@ -81,7 +81,8 @@ def test_weights_moments_and_gradients_are_as_large_as_the_real_ones(rule, rank)
     learner = Learner(module=module, transformation=optimizer(settings, rate), rate=rate)
     batch = as_jax(in_pieces(make_groups((5, 3, 4))).micro_batches(0)[0])
     recipe = OFFLINE_RECIPES["sft"]
-    state, sums = learner.start(moving, fixed, batch, recipe.objective)
+    given = moving, fixed, batch, recipe.objective
+    state, sums = learner.start(*given), learner.nothing(*given)
     training = Training(model="x", optimizer=settings, adapters=adapters)
     found = estimate(module.architecture, "sft", recipe, training, LOAD, DEVICE)
     nbytes = {

@@ -610,21 +610,20 @@ def test_a_share_of_the_prompts_keeps_the_responses_of_the_data_set(place, start
 
 @pytest.mark.slow
 def test_the_programs_of_a_run_are_bounded_beforehand(place, tmp_path, monkeypatch, capsys):
-    shapes, made = [], []
-    program = Step.program
+    steps, make = [], Step.__init__
 
-    def counted(self, name, given):
-        before = len(self.add)
-        found = program(self, name, given)
-        made.extend([name] * (len(self.add) - before))
-        shapes.append(len(self.shapes))
-        return found
+    def made(self, *args, **options):
+        make(self, *args, **options)
+        steps.append(self)
 
-    monkeypatch.setattr(Step, "program", counted)
+    monkeypatch.setattr(Step, "__init__", made)
     line = command(place, tmp_path / "run", packing__shapes=3, batch=4, steps=8)
     monkeypatch.setattr(sys, "argv", line)
     cli.main()
-    assert len(made) == len(set(made)) <= shapes[0] <= 3
+    [step] = steps
+    assert len(step.whole.shapes) <= 3
+    compiled = sum(len(p.compiled) for p in (step.whole, step.add, step.apply, step.nothing))
+    assert 0 < compiled <= step.compilations
     assert "at most" in capsys.readouterr().out
 
 

@@ -32,10 +32,9 @@ def test_a_cut_step_of_kto_is_the_step_on_the_whole_batch():
     plan, uncut = in_pieces(GROUPS), in_pieces(GROUPS, max_tokens=256)
     (whole,) = uncut.micro_batches(0)
     first = as_jax(plan.micro_batches(0)[0])
-    state, sums = jax.jit(learner.start)(policy, fixed, first, objective)
-    examples = plan.examples(cut=False) + plan.examples(cut=True)
-    step = Step(learner, fixed, objective, state, sums, examples, cut=True, put=as_jax)
-    assert step.compilations == 3, "one to add, one for the reference point, one to move"
+    state = jax.jit(learner.start)(policy, fixed, first, objective)
+    step = Step(learner, fixed, objective, state, [], plan.examples(cut=True), put=as_jax)
+    assert step.compilations == 4, "to begin a sum, to add, for the reference point, to move"
     batches = [as_jax(batch) for batch in plan.micro_batches(0)]
     assert len(batches) > 1
     with jax.transfer_guard("disallow"):
