@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import jax
@@ -43,6 +44,10 @@ from llm.sampler.sizes import at_once
 from llm.settings import CriticSettings, Training
 from llm.update import Parameters
 from objectives.recipes import Recipe
+
+ASKING = Lock()
+"""One asks at a time, the loop that looks at held-out prompts or the thread that works ahead of it:
+a reward is anybody's program, and need not bear two."""
 
 
 class Interrupted(Exception):
@@ -140,8 +145,9 @@ class Judges:
         if not written:
             return []
         answers = [rollout.responses for rollout in written]
-        rewards = self.reward(answers)
-        gold = [None] * len(written) if self.gold is None else self.gold(answers)
+        with ASKING:
+            rewards = self.reward(answers)
+            gold = [None] * len(written) if self.gold is None else self.gold(answers)
         return [
             replace(
                 rollout,

@@ -162,14 +162,18 @@ def memory(
     whole = R * S * a.vocab_size * MASTER
     items.append(Item("logits of a chunk", LOGIT_ARRAYS * min(block, whole), "training"))
     if online:
+        # What is written ahead is written while steps are taken, by a copy of the policy.
+        writing = "always" if settings.ahead else "sampling"
+        if settings.ahead:
+            items.append(Item("policy that writes ahead", weights, "always"))
         if number < MASTER:
             whole = number * total(shapes) / (tensor if settings.sampling.gather else pieces)
-            items.append(Item(f"weights to write with, {dtype.name}", whole, "sampling"))
+            items.append(Item(f"weights to write with, {dtype.name}", whole, writing))
         rows, room = writing_rows(settings, recipe), cache_room(settings, load, a)
         cache = rows * room * cache_bytes(a, dtype) / tensor
         items += [
-            Item(f"cache of {rows} x {room} tokens", cache, "sampling"),
-            Item("logits of a token", LOGIT_ARRAYS * rows * a.vocab_size * MASTER, "sampling"),
+            Item(f"cache of {rows} x {room} tokens", cache, writing),
+            Item("logits of a token", LOGIT_ARRAYS * rows * a.vocab_size * MASTER, writing),
         ]
     return items
 

@@ -36,7 +36,7 @@ from llm.sampler.engine import LocalEngine
 from llm.sampler.sizes import at_once, bucket
 from llm.state import flatten, is_free
 from llm.train import Put, means, shape
-from llm.update import Fixed, Learner, Parameters
+from llm.update import Behind, Fixed, Learner, Parameters
 
 
 def steps_of(prepared: Prepared) -> int:
@@ -381,8 +381,9 @@ def fresh_of(
     journal: Journal,
     bar: Bar,
     begin: int,
+    behind: Behind | None,
 ) -> Fresh:
-    """The source of an online run's batches."""
+    """The source of an online run's batches; ``behind`` is what a checkpoint has of it."""
     settings, recipe = prepared.settings, prepared.recipe
     order = Order(len(prepared.groups), recipe.collection.prompts, settings.seed)
     collector = Collector(
@@ -409,4 +410,6 @@ def fresh_of(
         begin,
         str(loaded.policy(loaded.values).dtype),
         loaded.mine,
+        steps_of(prepared),
+        behind,
     )

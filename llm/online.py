@@ -3,32 +3,38 @@
 Two numbers say how far from on-policy a run is. B / M, the gradient steps in one pass over a
 collection: the later ones learn from a policy that is no more. And T, the passes: how often the
 same samples are used again. With both at 1 every step sees samples of the very policy it moves.
+Where a collection is made while the steps on the one before it run, it is older by those steps.
 """
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 
+from llm.ahead import Ahead, GoOn, Stopped, left_behind
 from llm.collection import Collector, Interrupted
 from llm.data.declared import plan_within
 from llm.data.order import Order
 from llm.data.packing import Batch, Shape
 from llm.data.plan import Plan
 from llm.fresh_advantages import Carried, as_known
-from llm.hosts import from_first
+from llm.hosts import fetch, from_first
 from llm.journal import Journal
 from llm.progress import Bar
 from llm.rollouts import Rollouts, path_of, read_rollouts
 from llm.state import CHECKPOINTS, saved_steps
 from llm.train import Put, Stop
-from llm.update import TrainState
+from llm.update import Behind, Parameters, TrainState
 
 DISAGREEMENT = {"float32": 1e-3, "bfloat16": 0.25}
 """Nats per token by which sampler and scorer may differ before it is worth a warning."""
 
-
 LARGE = 10.0
 """Rewards from which on the critic of a fresh run has more to learn than the policy."""
+
+Made: TypeAlias = tuple[Rollouts, dict[str, float | int]]
+"""A collection, and what a watch has to say of making it."""
 
 
 @dataclass(eq=False)
@@ -46,7 +52,10 @@ class Fresh:
         begin: steps taken before; a collection they end in the middle of is on disk.
         dtype: of the arithmetic.
         mine: shards of a batch whose devices are this host's; all of them if None.
-        stalls: nothing can be made ready here.
+        steps_in_all: of the run; no collection is made for later ones.
+        behind: who writes the next collection while the steps on one run; None where the policy
+            writes it afterwards.
+        stalls: how often such a collection was not ready when it was needed.
     """
 
     collector: Collector
@@ -59,10 +68,14 @@ class Fresh:
     begin: int
     dtype: str
     mine: frozenset[int] | None = None
+    steps_in_all: int = 0
+    behind: Behind | None = None
     stalls: int = 0
     plan: Plan | None = field(default=None, init=False)
     iteration: int = field(default=-1, init=False)
     carried: Carried = field(init=False)
+    ahead: Ahead[Made] | None = field(default=None, init=False)
+    stop: Stop | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         steps, recipe = self.collector.recipe.reuse.steps, self.collector.recipe
@@ -104,11 +117,16 @@ class Fresh:
 
     def take(self, number: int, state: TrainState, stop: Stop) -> list[Batch] | None:
         """The batches of a step; for the first on a collection, that is made before."""
+        self.stop = stop
         if self.waits(number):
             try:
                 self.collect(number, state, stop)
-            except Interrupted:
+            except (Interrupted, Stopped):
                 return None
+            if self.behind is not None:
+                self.behind = left_behind(state, self.behind)
+        if self.behind is not None and self.ahead is None:
+            self.look_ahead(self.iteration + 1, self.behind)
         plan, place = self.plan_at(number)
         return [self.put(batch) for batch in plan.micro_batches(place)]
 
@@ -117,9 +135,12 @@ class Fresh:
         assert self.plan is not None
         return self.plan, (number - 1) % self.steps
 
+    def to_save(self, state: TrainState) -> TrainState:
+        """A state with whoever writes the next collection, who could not be had otherwise."""
+        return replace(state, behind=self.behind)
+
     def collect(self, number: int, state: TrainState, stop: Stop) -> None:
         """Make the collection that a step is the first to learn from."""
-        import jax
 
         def go_on(share: float) -> bool:
             self.bar.say(f"collecting {share:.0%}")
@@ -127,13 +148,16 @@ class Fresh:
 
         self.bar.say("collecting")
         iteration = (number - 1) // self.steps
-        # Text and rewards are made on the host, piece by piece.
-        with jax.transfer_guard("allow"):
-            collected, clock = self.collector.collect(
-                iteration, state.trainable, self.carried, go_on
-            )
+        if self.behind is None:
+            collected, clock = self.make(iteration, state.trainable, go_on)
+        else:
+            collected, clock = self.made_ahead(iteration, self.behind, go_on)
         self.serve(collected)
-        numbers = {"iteration": iteration, **collected.facts["numbers"]}
+        numbers = {
+            "iteration": iteration,
+            "policy_step": self.written_after(iteration),
+            **collected.facts["numbers"],
+        }
         # A line belongs to the first step that learns from it: a resumed run takes it back with it.
         self.journal.write(number, "rollout", numbers, clock)
         self.bar.keep(reward=numbers["reward"])
@@ -141,6 +165,39 @@ class Fresh:
         gap = numbers.get("sampler_gap")
         if gap is not None:
             self.tell(number, gap)
+
+    def written_after(self, iteration: int) -> int:
+        """Steps that the policy had taken which a collection is written by."""
+        return self.steps * (iteration if self.behind is None else max(iteration - 1, 0))
+
+    def make(self, iteration: int, trainable: Parameters, go_on: GoOn) -> Made:
+        """A collection by a policy with these numbers, and what a watch has to say of it."""
+        import jax
+
+        # Text and rewards are made on the host, piece by piece.
+        with jax.transfer_guard("allow"):
+            return self.collector.collect(iteration, trainable, self.carried, go_on)
+
+    def look_ahead(self, iteration: int, behind: Behind) -> None:
+        """Begin to make a collection beside the steps, if there will be a step to learn from it."""
+        if iteration * self.steps < self.steps_in_all:
+            self.ahead = Ahead(lambda go_on: self.make(iteration, behind.trainable, go_on))
+
+    def made_ahead(self, iteration: int, behind: Behind, go_on: GoOn) -> Made:
+        """A collection that was begun beside the steps, or the first, for which nothing waits."""
+        began = time.monotonic()
+        if 0 < iteration * self.steps == int(fetch(behind.step)):
+            # Saved when this collection was complete, because its first step was no good, and who
+            # wrote it had been forgotten.
+            return self.read(iteration), {}
+        if self.ahead is None:
+            self.look_ahead(iteration, behind)
+        else:
+            self.stalls += not self.ahead.is_ready
+        assert self.ahead is not None
+        collected, clock = self.ahead.wait(go_on)
+        self.ahead = None
+        return collected, {**clock, "waited": time.monotonic() - began}
 
     def tell_scale(self, number: int, reward: float) -> None:
         """Say, once, how rewards are measured for a critic, or that they are too large for one."""
@@ -194,4 +251,6 @@ class Fresh:
         self.carried = Carried(**collected.facts["carried"])
 
     def close(self) -> None:
-        """Nothing works ahead."""
+        """End what works ahead, after the part it is at."""
+        if self.ahead is not None:
+            self.ahead.close(at_once=self.stop is not None and self.stop.at_once)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from llm.cache import cache_folder
@@ -37,7 +38,7 @@ from llm.settings import (
     reference_kind,
 )
 from llm.state import check_folder
-from objectives import KTO, PPO
+from objectives import KTO, PPO, REINFORCE
 from objectives.recipes import Recipe
 
 NEEDS_PAIRS = ("DPO", "IPO", "SLiC", "SimPO", "CPO", "ORPO", "PrefFT", "UnlikelihoodBestOfN")
@@ -152,6 +153,8 @@ def prepare(
     """
     out = settings.out or Path("runs") / name
     from_first(lambda: check_place(out, settings))
+    if settings.ahead:
+        check_ahead(name, recipe, say)
     if name in ONLINE_RECIPES or is_online(recipe):
         # The paper's B and M: the steps of one pass over a collection share it evenly.
         recipe = recipe.with_collection(prompts=settings.batch * recipe.reuse.minibatches)
@@ -345,6 +348,30 @@ def check_online(name: str, recipe: Recipe, settings: Training) -> None:
         raise ValueError(
             "a critic learns token by token, beside an objective that does: give "
             "--objective.normalize token or length."
+        )
+
+
+def check_ahead(name: str, recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Say what writing ahead costs a method that does not see it.
+
+    Raises:
+        ValueError: if nothing is written, or by several devices: two threads may start programs in
+            another order on one than on the other, and then these wait for each other for ever.
+    """
+    if not is_online(recipe):
+        raise ValueError(
+            f"--ahead writes a collection while another is learned from, and {name} learns from "
+            "data that exist: leave it out."
+        )
+    if jax.device_count() > 1:
+        raise ValueError(
+            f"--ahead is for one device, and there are {jax.device_count()}, whose programs have "
+            "to be started in one order everywhere: leave it out, or show the run one device."
+        )
+    if isinstance(recipe.objective, REINFORCE) and recipe.collection.source == "policy":
+        say(
+            f"--ahead: samples are {recipe.reuse.steps} steps old when they are first learned "
+            f"from, and {name} does not correct for it; ppo, grpo and gspo do"
         )
 
 

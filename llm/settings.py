@@ -289,6 +289,9 @@ class Training:
     """Share of the prompts of a collection whose responses are those of the data set."""
     missing_eos: float = 0.0
     """Taken off the reward of a response that was cut before it ended."""
+    ahead: bool = False
+    """Write and judge the next collection while the steps on one run, by the policy as it was
+    before them: what is learned from is one collection older. On one device only."""
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     reading: DataSettings = field(default_factory=DataSettings)
