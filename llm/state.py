@@ -18,6 +18,8 @@ from typing import Any
 
 import jax
 
+from llm.hosts import fetch
+from llm.hosts.together import meet
 from llm.integrity import CHECKSUMS, Damaged, check, checksums, described
 from llm.lock import LOCK
 from llm.settings import SaveSettings
@@ -252,15 +254,24 @@ class Saver:
         path = self.folder / CHECKPOINTS / str(latest.step)
         try:
             saved = described(path)
+            # In here all processes wait for each other: whoever fails can only end, and is missed.
             found = self.checkpointer.load(latest.step, abstract)
-            if saved is not None:
-                check(found, saved)
-            if int(found["step"]) != latest.step:
-                raise Damaged(f"it is that of step {int(found['step'])}")
         except Exception as error:
             raise self.damage(latest.step, error) from error
         if saved is None:
             say(f"{path} holds no checksums to check it by: it is taken as it is")
+
+        def compare() -> None:
+            try:
+                if saved is not None:
+                    check(found, saved)
+                step = int(fetch(found["step"]))
+                if step != latest.step:
+                    raise Damaged(f"it is that of step {step}")
+            except Damaged as error:
+                raise self.damage(latest.step, error) from error
+
+        meet("check", compare)
         self.saved = latest.step
         return jax.tree.unflatten(structure, [found[name] for name in abstract])
 
