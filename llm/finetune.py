@@ -42,7 +42,8 @@ from llm.preparation import HARBOUR, Prepared, prepare
 from llm.progress import Bar
 from llm.settings import Training
 from llm.state import ADAPTER, MODEL, Saver, check_same_run, flatten, is_free, saved_steps
-from llm.train import Source, Step, Stored, run
+from llm.step import Step
+from llm.train import Source, Stored, run
 from llm.update import Fixed, Parameters
 from objectives.recipes import Recipe
 

@@ -35,7 +35,8 @@ from llm.sampler.draws import Rule
 from llm.sampler.engine import LocalEngine
 from llm.sampler.sizes import at_once, bucket
 from llm.state import flatten, is_free
-from llm.train import Put, means, shape
+from llm.step import Put, shape
+from llm.train import means
 from llm.update import Behind, Fixed, Learner, Parameters
 
 

@@ -24,7 +24,8 @@ from llm.journal import Journal
 from llm.progress import Bar
 from llm.rollouts import Rollouts, path_of, read_rollouts
 from llm.state import CHECKPOINTS, saved_steps
-from llm.train import Put, Stop
+from llm.step import Put
+from llm.train import Stop
 from llm.update import Behind, Parameters, TrainState
 
 DISAGREEMENT = {"float32": 1e-3, "bfloat16": 0.25}

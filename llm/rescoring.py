@@ -19,7 +19,7 @@ from llm.data.examples import Group, PackingSettings
 from llm.data.order import InOrder
 from llm.data.packing import Batch, Shape
 from llm.hosts import fetch
-from llm.train import Put, shape
+from llm.step import Put, shape
 from llm.update import Fixed, Learner, Parameters
 
 PerScoredToken = Float32[np.ndarray, "_"]

@@ -188,7 +188,7 @@ def look_into(watch: Watch, states: Path) -> None:
     from llm import collection, finetune
     from llm.integrity import checksums
     from llm.state import Saver, names
-    from llm.train import Step
+    from llm.step import Step
 
     def tell(what: str, step: int, state: Any) -> None:
         leaves = dict(zip(names(state), jax.tree.leaves(state), strict=True))

@@ -40,7 +40,8 @@ from llm.rewards import Person, RewardError, asks_person
 from llm.rollouts import Rollout, Rollouts, path_of, read_rollouts, write_rollouts
 from llm.settings import as_record
 from llm.state import MODEL, Saver, check_same_run
-from llm.train import Step, Stored, run
+from llm.step import Step
+from llm.train import Stored, run
 from llm.update import Parameters, TrainState
 from objectives.recipes import RECIPES
 

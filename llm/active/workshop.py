@@ -24,7 +24,7 @@ from llm.preparation import Prepared
 from llm.rescoring import Rescorer
 from llm.rewards import Person, Reward
 from llm.sampler import LocalEngine, Rule, Sampling, stop_tokens
-from llm.train import Step
+from llm.step import Step
 from llm.update import Fixed, Parameters, TrainState
 
 CURIOUS, CONTEST, RIVAL = 2**29, 2**31, 2**30

@@ -21,7 +21,7 @@ from llm.rewards import RewardError
 from llm.rollouts import Rollouts, read_rollouts
 from llm.settings import OFFLINE_RECIPES, ONLINE_RECIPES, Training
 from llm.state import saved_steps
-from llm.train import Step
+from llm.step import Step
 from modeseek import cli
 from tests.llm import test_online as online
 from tests.llm.test_online import KILL, MOMENTS, assert_same_run, collections, lines_of
@@ -333,7 +333,7 @@ IN_TIME = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from llm import collection
-from llm.train import Step
+from llm.step import Step
 
 judge, step, calls = collection.Judges.judge, Step.__call__, []
 

@@ -349,7 +349,7 @@ def test_a_window_of_steps_is_the_mean_of_its_steps(straight, train, tmp_path):
 KILL = """
 import os, signal, sys
 from llm.state import Saver
-from llm.train import Step
+from llm.step import Step
 moment, number = sys.argv.pop(1), int(sys.argv.pop(1))
 
 def kill():

@@ -23,7 +23,7 @@ from llm.rewards import RewardError
 from llm.rollouts import Rollouts, read_rollouts
 from llm.settings import ONLINE_RECIPES
 from llm.state import Saver, saved_steps
-from llm.train import Step
+from llm.step import Step
 from modeseek import cli
 from tests.llm.tiny_runs import compilation_cache, pairs, write_model, write_rows
 
@@ -444,7 +444,7 @@ from pathlib import Path
 moment, number = sys.argv.pop(1), int(sys.argv.pop(1))
 from llm import collection, rollouts
 from llm.state import Saver
-from llm.train import Step
+from llm.step import Step
 
 calls = []
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from llm.model import parameters
-from llm.train import Step, is_multiple, means, stop_requests
+from llm.step import Step
+from llm.train import is_multiple, means, stop_requests
 from llm.update import Fixed
 from objectives import KTO
 from tests.llm.tiny_runs import (

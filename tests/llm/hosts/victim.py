@@ -1,7 +1,7 @@
 """The command line, in a process to which something happens at a moment that a test has chosen.
 
-The first word says what and when, such as ``kill-step-3``: what comes, where, and how often that
-place was come to before.
+The first word says what and when, such as ``kill-step-3``: what comes, where, and the how-manieth
+time that place is come to; ``kill-step-3-1`` in process 1 alone.
 """
 
 import os
@@ -23,7 +23,7 @@ def arm(what: str, where: str, number: int) -> None:
     from llm import collection
     from llm.rewards import RewardError
     from llm.state import Saver
-    from llm.train import Step
+    from llm.step import Step
 
     owner, name = {
         "step": (Step, "__call__"),
@@ -53,7 +53,7 @@ if __name__ == "__main__":
     from modeseek.train import quiet
 
     quiet()
-    if moment != "nothing":
-        what, where, number = moment.split("-")
+    what, where, number, index, *_ = *moment.split("-"), None, None, None
+    if number is not None and index in (None, os.environ.get("MODESEEK_INDEX")):
         arm(what, where, int(number))
     main()
