@@ -1,5 +1,6 @@
 """A run of several processes: the run of one, whatever dies, wherever it goes on."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from llm.rollouts import read_rollouts
 from llm.state import saved_steps
 from modeseek import cli
 from tests.llm.hosts.processes import (
+    BOUND,
+    ROOT,
     assert_close_run,
     assert_same_run,
     finish,
@@ -76,7 +79,7 @@ def test_four_processes_share_one_model(place, tmp_path):
     assert_same_run(tmp_path / "four", tmp_path / "one")
 
 
-def died(command: list[str], moment: str, victim: int, step: str) -> None:
+def died(command: list[str], moment: str, victim: int) -> None:
     """One process is killed, and the other ends by itself, says of whom and what to do."""
     ended = finish(start(command, moments={victim: moment}))
     assert ended[victim].status == KILLED, ended[victim].text
@@ -84,30 +87,25 @@ def died(command: list[str], moment: str, victim: int, step: str) -> None:
     assert other.seconds - ended[victim].seconds < 60
     # Where the coordinator is gone, JAX may be as quick to abort the process as we to end it.
     assert other.status in (TRY_AGAIN, ABORTED), other.text
-    said = f"process {victim} of 2 is gone; start the same command again on every host: it {step}"
+    said = f"process {victim} of 2 is gone; start the same command again on every host: it goes on"
     assert said in other.text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("moment", "victim", "step"),
-    [
-        ("kill-step-5", 1, "goes on after step 4"),
-        ("kill-step-1", 0, "goes on after step 0"),
-        ("kill-save-3", 1, "goes on after step"),
-    ],
+    ("moment", "victim"), [("kill-step-5", 1), ("kill-step-4", 0), ("kill-save-3", 1)]
 )
 def test_whoever_is_killed_all_end_and_the_same_command_goes_on(
-    place, straight, tmp_path, moment, victim, step
+    place, straight, tmp_path, moment, victim
 ):
-    died(line(place, tmp_path / "run"), moment, victim, step)
+    died(line(place, tmp_path / "run"), moment, victim)
     run(line(place, tmp_path / "run"))
     assert_same_run(tmp_path / "run", straight)
 
 
 @pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_in_one(place, straight, tmp_path, monkeypatch):
-    died(line(place, tmp_path / "run"), "kill-save-2", 0, "goes on after step")
+    died(line(place, tmp_path / "run"), "kill-save-2", 0)
     here(monkeypatch, line(place, tmp_path / "run"))
     assert_close_run(tmp_path / "run", straight)
 
@@ -127,7 +125,7 @@ def test_whoever_is_killed_while_it_judges_what_is_written_is_kept(
 ):
     out = tmp_path / "run"
     # The first judges held-out prompts, and then there is one for each collection.
-    died(online(place, out), "kill-judge-3", victim, "goes on after step 2")
+    died(online(place, out), "kill-judge-3", victim)
     parts = sorted((out / "rollouts" / "000001.parts").iterdir())
     assert [part.name for part in parts] == ["000000.parquet", "000002.parquet"]
     run(online(place, out), count=processes, devices=2 // processes)
@@ -168,9 +166,30 @@ def test_a_reward_that_fails_in_one_process_is_told_by_all_and_costs_nothing(
     assert_same_run(out, written)
 
 
+SUPERVISED = """
+import sys
+from modeseek import cli, processes
+processes.PROGRAM = (sys.executable, "-m", "tests.llm.hosts.victim", "kill-step-5-1")
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_launch_starts_all_again_until_the_run_is_done(place, straight, tmp_path):
+    # It dies in the fifth step it takes, when that of the second was saved: fewer are left then.
+    launch = ["launch", "local", "--processes", "2", "--restarts", "1", "--"]
+    command = [sys.executable, "-c", SUPERVISED, *launch, *line(place, tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=BOUND)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("process 1 ended with status -9: all go on") == 1
+    assert "process 1 of 2 is gone; start the same command again" in done.stderr
+    assert_same_run(tmp_path / "run", straight)
+
+
 @pytest.mark.slow
 def test_hosts_that_were_told_different_things_do_not_begin(place, tmp_path):
     ended = finish(start(line(place, tmp_path / "run"), extra={1: ["--seed", "1"]}))
     assert [process.status for process in ended] == [2, 2], ended
     text = " ".join(ended[0].text.split())
-    assert "do not have the same run: settings.seed: 0 and 1" in text
+    assert "processes 0 and 1 do not have the same run: " in text
+    assert "settings.seed: 0 and 1" in text
