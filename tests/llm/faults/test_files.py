@@ -102,7 +102,14 @@ def write_lines(folder: Path, *steps: int) -> list[bytes]:
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"", b"\0" * 40, b'{"step": 1, "kind": "tr', b'{"step": "1", "kind": "train"}', b"[1]", b"\xff"],
+    [
+        b"",
+        b"\0" * 40,
+        b'{"step": 1, "kind": "tr',
+        b'{"step": "1", "kind": "train"}',
+        b"[1]",
+        b"\xff",
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("place", [0, 1, 3])
