@@ -71,7 +71,10 @@ def joined(settings: HostSettings, say: Callable[[str], None] = print) -> Iterat
         yield
         part(line)
     except BaseException as error:
-        end(line, error, told)
+        common = is_common(error)
+        end(line, error, common, told)
+        if place.index and common:
+            raise SystemExit(status(error)) from error  # process 0 says it for all
         raise
     finally:
         over.set()
@@ -112,15 +115,19 @@ def part(line: Line) -> None:
     jax.distributed.shutdown()
 
 
-def end(line: Line, error: BaseException, told: threading.Event) -> None:
-    """End because of an error: together, where all have met it, else with a word to the others.
+def end(line: Line, error: BaseException, common: bool, told: threading.Event) -> None:
+    """End because of an error; where somebody else's end is its cause, this process ends here.
 
-    Where somebody else's end is the cause, this process ends here.
+    Args:
+        line: to the others.
+        error: the reason.
+        common: whether all have met it: then they end together, else with a word to the others.
+        told: set when it was said who else has ended.
     """
     # Devices fail too when their fellows are gone: what comes first says nothing of the cause.
     sudden = not isinstance(error, (SystemExit, KeyboardInterrupt, ValueError, OSError))
     try:
-        if is_common(error):
+        if common:
             part(line)
             return
         noticed = line.noticed.wait(REASON if sudden else 0)
