@@ -31,6 +31,9 @@ CHECKPOINTS = "checkpoints"
 MODEL, ADAPTER = "model", "adapter"
 """Folders of the fine-tuned model and of its adapters."""
 
+HARMLESS = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+"""How the storage begins to say why a checkpoint cannot be read that may be as it should be."""
+
 # What may differ between a run and its continuation, because no number depends on it, but for
 # rounding where other devices add up.
 FREE = ("out", "save", "log.tensorboard", "log.wandb", "mesh", "hosts")
@@ -307,11 +310,17 @@ class Saver:
 
     def damage(self, step: int, error: Exception) -> OSError:
         """Which checkpoint is damaged, and what the run can go on from without it."""
+        path, said = self.folder / CHECKPOINTS / str(step), reason(error)
+        if isinstance(error, (PermissionError, MemoryError)) or said.startswith(HARMLESS):
+            return OSError(
+                f"the checkpoint {path} cannot be read ({said}), which says nothing against it: "
+                "see to that, and give the same command again."
+            )
         others = [other for other in saved_steps(self.folder) if other != step]
         then = f"goes on after step {others[-1]}" if others else "begins anew"
         return OSError(
-            f"the checkpoint {self.folder / CHECKPOINTS / str(step)} is damaged "
-            f"({reason(error)}): move or delete it, and the same command {then}."
+            f"the checkpoint {path} is damaged ({said}): move or delete it, and the same command "
+            f"{then}."
         )
 
     def failure(self, error: Exception) -> OSError:

@@ -112,6 +112,24 @@ def test_a_bit_that_falls_over_in_the_numbers_is_named_by_its_array(whole, tmp_p
     assert restored(copy) == whole[1][1]
 
 
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), ValueError("RESOURCE_EXHAUSTED: memory")]
+)
+def test_nobody_is_told_to_delete_a_checkpoint_that_may_be_whole(
+    whole, tmp_path, monkeypatch, error
+):
+    copy, like = shutil.copytree(whole[0], tmp_path / "run"), make_state(SIZE)
+
+    def refuse(*given, **options):
+        raise error
+
+    with opened(copy, like, keep=5) as saver:
+        monkeypatch.setattr(saver.checkpointer, "load", refuse)
+        with pytest.raises(OSError, match=r"2 cannot be read .*says nothing against it") as told:
+            saver.restore(like)
+    assert "move or delete" not in str(told.value)
+
+
 def description(folder: Path, step: int) -> dict:
     return json.loads((folder / CHECKPOINTS / str(step) / DESCRIPTION).read_text())
 
