@@ -78,6 +78,13 @@ DEVICES: dict[str, Device] = {
         memory=95e9,
         kind="tpu",
     ),
+    "v6e": Device(
+        name="TPU v6e",
+        flops=PEAK_FLOPS["TPU v6 lite"],
+        bandwidth=1.638e12,
+        memory=32e9,
+        kind="tpu",
+    ),
 }
 """Devices a plan can be made for; ``cpu`` is measured where the plan is made."""
 

@@ -204,7 +204,10 @@ def estimate(
         sum(item.bytes for item in resident(settings, shapes, trains)),
         device.memory,
     )
-    settings = replace(settings, mesh=laid)
+    rest = max(devices // laid.tensor, 1)
+    fsdp = laid.fsdp or max(rest // (laid.data or 1), 1)
+    mesh = replace(laid, fsdp=fsdp, data=laid.data or max(rest // fsdp, 1))
+    settings = replace(settings, mesh=mesh)
     held = tuple(memory(architecture, settings, recipe, load, device, shapes, trains, len(scored)))
     # A small batch is done before the optimizer has read and written what it moves.
     moved = 2 * sum(item.bytes for item in held if item.what in (WEIGHTS, OPTIMIZER, GRADIENT))

@@ -170,10 +170,11 @@ def memory(
             whole = number * total(shapes) / (tensor if settings.sampling.gather else pieces)
             items.append(Item(f"weights to write with, {dtype.name}", whole, writing))
         rows, room = writing_rows(settings, recipe), cache_room(settings, load, a)
-        cache = rows * room * cache_bytes(a, dtype) / tensor
+        mine = math.ceil(rows / ((settings.mesh.data or 1) * (settings.mesh.fsdp or 1)))
+        cache = mine * room * cache_bytes(a, dtype) / tensor
         items += [
             Item(f"cache of {rows} x {room} tokens", cache, writing),
-            Item("logits of a token", LOGIT_ARRAYS * rows * a.vocab_size * MASTER, writing),
+            Item("logits of a token", LOGIT_ARRAYS * mine * a.vocab_size * MASTER, writing),
         ]
     return items
 

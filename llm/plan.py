@@ -1,0 +1,387 @@
+"""Does a run fit, how fast can it be, and what will it cost: asked of the compiler.
+
+``llm.estimate`` counts; here the programs of a step are compiled for the devices they are meant
+for, and memory, traffic and messages are read from what comes out. Two kinds of memory are told
+apart by an estimate all the same, because the compiler knows no names: what the backward pass keeps
+is what ``llm.footprint`` says it does, and the other temporaries are the rest of the compiler's
+figure. Times are bounds, not forecasts: no program is faster than its roofline.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from llm.abstract import Abstract, abstract_run
+from llm.data.order import Order
+from llm.flops import forward_flops, matrix_size, training_factor
+from llm.footprint import GRADIENT, OPTIMIZER, WEIGHTS, Item, memory
+from llm.model.architecture import Architecture
+from llm.programs import (
+    Compiled,
+    DoesNotFit,
+    Learning,
+    Writing,
+    bytes_of,
+    compile_judging,
+    compile_learning,
+    compile_start,
+    compile_writing,
+)
+from llm.roofline import FORWARD, Roofline, executed_flops, learning_passes, roofline
+from llm.sampler.sizes import SHORTEST, bucket
+from llm.settings import Training
+from llm.topology import Topology
+from llm.workload import Workload
+from objectives.recipes import Recipe
+
+READ = "model as it was read"
+KEPT, OTHER = "activations kept", "other temporaries"
+ALWAYS, BATCH = "always", "batch"
+COPY, CACHE = "weights to write with", "cache and what is written"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A kind of memory: what it is, bytes on one device, and during which program; or always."""
+
+    what: str
+    bytes: float
+    when: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A program's share of a step.
+
+    Attributes:
+        name: of the program.
+        runs: how often it runs in a step.
+        flops: of all those runs, on all devices, what is computed twice and padding included.
+        bound: the least time that all those runs take.
+        exchanges: times and bytes that a device sends, by kind of collective, in all those runs.
+        total: bytes of a device while it runs, by the compiler's account.
+        arguments: of those, what it is given.
+        seconds: that compiling it took.
+    """
+
+    name: str
+    runs: float
+    flops: float
+    bound: Roofline
+    exchanges: dict[str, tuple[float, float]]
+    moved: float
+    total: int
+    arguments: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What the compiler says of a run; bytes are those of one device.
+
+    Attributes:
+        recipe: its name.
+        topology: of the slice.
+        chips: of it.
+        mesh: sizes of the axes.
+        remat: what is computed again.
+        rows: of a micro-batch on one shard.
+        length: positions of a row.
+        micro_batches: that a step is cut to.
+        batch: groups of a step.
+        steps: of the run.
+        tokens: positions that a step trains on; padding is none.
+        flops: arithmetic that a step cannot do without, on all devices.
+        peak_flops: what all chips could do, FLOP/s.
+        memory: by kind.
+        usable: bytes that the compiler lets a program have.
+        parts: of a step; none where it does not fit.
+        price: US dollars per chip and hour.
+        refused: what the compiler said where it would not compile; None where it did.
+        needs: bytes that the refused program would need by itself; None where it is not said.
+    """
+
+    recipe: str
+    topology: str
+    chips: int
+    mesh: dict[str, int]
+    remat: str
+    rows: int
+    length: int
+    micro_batches: int
+    batch: int
+    steps: int
+    tokens: float
+    flops: float
+    peak_flops: float
+    memory: tuple[Held, ...] = ()
+    usable: float
+    parts: tuple[Part, ...] = ()
+    price: float
+    refused: str | None = None
+    needs: float | None = None
+
+    def held(self, when: str) -> float:
+        """Bytes while a program runs, those that are always there included."""
+        return sum(item.bytes for item in self.memory if item.when in (ALWAYS, when))
+
+    @property
+    def fullest(self) -> str:
+        """The program during which most is held."""
+        return max((item.when for item in self.memory), key=self.held, default=ALWAYS)
+
+    @property
+    def peak(self) -> float:
+        """Bytes when most is held; of a refused run at least those."""
+        return max(self.held(self.fullest), self.needs or 0.0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether a chip holds that."""
+        return self.refused is None and self.peak <= self.usable
+
+    @property
+    def step_seconds(self) -> float:
+        """The least time a step takes: its programs run one after the other."""
+        return sum(part.bound.seconds for part in self.parts)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """At most, all chips together."""
+        return self.tokens / self.step_seconds
+
+    @property
+    def mfu(self) -> float:
+        """Share of the chips' peak that useful arithmetic can reach."""
+        return self.flops / (self.step_seconds * self.peak_flops)
+
+    @property
+    def dollars_per_million_tokens(self) -> float:
+        """At least, of positions trained on."""
+        return self.dollars_per_step / self.tokens * 1e6
+
+    @property
+    def dollars_per_step(self) -> float:
+        """At least."""
+        return self.step_seconds / 3600 * self.chips * self.price
+
+    @property
+    def dollars(self) -> float:
+        """At least, of the whole run."""
+        return self.steps * self.dollars_per_step
+
+    def part(self, name: str) -> Part:
+        """A part of a step by the name of its program."""
+        return next(part for part in self.parts if part.name == name)
+
+
+def plan(
+    architecture: Architecture,
+    name: str,
+    recipe: Recipe,
+    settings: Training,
+    load: Workload,
+    topology: Topology,
+    *,
+    price: float | None = None,
+    quick: bool = False,
+) -> Planned:
+    """Compile the programs of a run and say what they take.
+
+    Args:
+        architecture: of the policy.
+        name: of the recipe.
+        recipe: the method.
+        settings: of the run.
+        load: what the data are like.
+        topology: the devices.
+        price: US dollars per chip and hour; the one that is listed when None.
+        quick: whether to compile with little effort, see ``llm.programs.compiled``.
+
+    Raises:
+        ValueError: for what cannot be laid out; nothing has been compiled then.
+    """
+    run = abstract_run(name, recipe, settings, architecture, load, topology, quick=quick)
+    found = outline(run, topology.generation.price if price is None else price)
+    held: list[Held] = []
+    parts: list[Part] = []
+    try:
+        begun = compile_start(run)
+        held += resident(run, begun)
+        learning = compile_learning(run, begun)
+        held += learning_memory(run, learning)
+        parts += learning_parts(run, learning)
+        if run.prepared.is_online:
+            judge, writing = compile_judging(run), compile_writing(run)
+            held += collecting_memory(run, judge, writing)
+            parts += collecting_parts(run, judge, writing)
+    except DoesNotFit as refusal:
+        found = replace(found, refused=f"{refusal.program}: {refusal}", needs=refusal.needs)
+    return replace(found, memory=tuple(held), parts=tuple(parts))
+
+
+def outline(run: Abstract, price: float) -> Planned:
+    """What is known of a run before its programs are compiled."""
+    prepared, topology, load = run.prepared, run.topology, run.load
+    settings, recipe = prepared.settings, prepared.recipe
+    fresh, reuse = prepared.is_online, recipe.reuse
+    order = Order(load.prompts, settings.batch * (reuse.minibatches if fresh else 1), 0)
+    group = load.group(recipe.collection.responses if fresh else max(load.responses, 1))
+    forward = settings.batch * forward_flops(prepared.architecture, group)
+    return Planned(
+        recipe=prepared.name,
+        topology=topology.name,
+        chips=topology.chips,
+        mesh=dict(run.mesh.shape),
+        remat=settings.remat,
+        rows=run.shape.rows,
+        length=run.shape.length,
+        micro_batches=run.micro_batches,
+        batch=settings.batch,
+        steps=settings.steps or order.steps(settings.epochs) * (reuse.steps if fresh else 1),
+        tokens=settings.batch * group.length,
+        flops=training_factor(run.loaded.lora is not None) * forward,
+        peak_flops=topology.chips * topology.device.flops,
+        usable=topology.generation.usable,
+        price=price,
+    )
+
+
+def resident(run: Abstract, begun: Learning) -> list[Held]:
+    """What is in memory whichever program runs, whether it is given to it or not."""
+    again = ", the reference" if run.prepared.reference == "model" else ""
+    held = [
+        Held(READ + again, bytes_of(run.loaded.values), ALWAYS),
+        Held(WEIGHTS, bytes_of(begun.state.trainable), ALWAYS),
+        Held(OPTIMIZER, bytes_of(begun.state.optimizer), ALWAYS),
+    ]
+    if begun.sums is not None:
+        held.append(Held(GRADIENT, bytes_of(begun.sums.gradient), ALWAYS))
+    return held
+
+
+def learning_memory(run: Abstract, learning: Learning) -> list[Held]:
+    """What comes and goes while a step learns."""
+    held = []
+    for program in learning.programs:
+        made = float(program.made)
+        if program.name in ("step", "add"):
+            kept = activations_kept(run)
+            held.append(Held(KEPT, kept, program.name))
+            made -= kept
+        if program.name != "apply":
+            held.append(Held(BATCH, bytes_of(run.batch), program.name))
+        held.append(Held(OTHER, made, program.name))
+    return held
+
+
+def activations_kept(run: Abstract) -> float:
+    """What the backward pass of a micro-batch finds, by the account of ``llm.footprint``."""
+    return next(item.bytes for item in estimated(run) if item.what == KEPT)
+
+
+def estimated(run: Abstract) -> list[Item]:
+    """The same memory as it is counted without a compiler."""
+    prepared, shape = run.prepared, run.shape
+    settings = replace(
+        prepared.settings,
+        packing=replace(
+            prepared.settings.packing,
+            row_length=shape.length,
+            max_tokens=shape.rows * shape.length,
+        ),
+        mesh=replace(
+            prepared.settings.mesh, fsdp=run.mesh.shape["fsdp"], data=run.mesh.shape["data"]
+        ),
+    )
+    values, trainable = run.loaded.values, run.loaded.trainable
+    device = run.topology.device
+    given = prepared.architecture, settings, prepared.recipe, run.load, device, values, trainable
+    return memory(*given, scored_by=0)
+
+
+def learning_parts(run: Abstract, learning: Learning) -> list[Part]:
+    """The programs that learn, as often as a step runs them."""
+    many = run.prepared.architecture, run.shape, run.loaded.shards
+    passes = learning_passes(run.prepared.settings.remat, run.loaded.lora is not None)
+    forward = executed_flops(*many, FORWARD)
+    read = run.fixed.reference is not None or run.trainer.base
+    flops = executed_flops(*many, passes) + read * forward
+    each = {"step": flops, "add": flops, "measure": (1 + read) * forward, "apply": 0.0}
+    return [
+        part(run, program, 1 if program.name == "apply" else run.micro_batches, each[program.name])
+        for program in learning.programs
+    ]
+
+
+def collecting_memory(run: Abstract, judge: Compiled, writing: Writing) -> list[Held]:
+    """What comes and goes while responses are written and read."""
+    weights, draft = bytes_of(writing.weights), bytes_of(writing.draft)
+    held = [Held(BATCH, bytes_of(run.batch), judge.name), Held(OTHER, judge.made, judge.name)]
+    for program in writing.programs:
+        held.append(Held(COPY, weights, program.name))
+        # Room for what is yet to be written is made by copying what there is.
+        given = {"begin": 0, "grow": program.arguments, "write": draft}[program.name]
+        if given:
+            held.append(Held(CACHE, given, program.name))
+        held.append(Held(OTHER, program.made, program.name))
+    return held
+
+
+def collecting_parts(run: Abstract, judge: Compiled, writing: Writing) -> list[Part]:
+    """The programs that write and judge, as often as a step needs them."""
+    prepared, architecture = run.prepared, run.prepared.architecture
+    settings, recipe = prepared.settings, prepared.recipe
+    # A collection serves so many steps.
+    share = recipe.reuse.minibatches / recipe.reuse.steps
+    responses = settings.batch * recipe.collection.responses * (1 - settings.offline)
+    batches = share * math.ceil(responses / writing.rows)
+    readers = 1 + (run.prepared.reference == "model")
+    judging = executed_flops(architecture, run.shape, run.loaded.shards, FORWARD)
+    found = [part(run, judge, share * run.micro_batches, readers * judging)]
+    S = bucket(len(prepared.groups[0].prompt), SHORTEST)
+    prompts, T = writing.rows / recipe.collection.responses, settings.sampling.max_new_tokens
+    flops = {
+        "begin": prompts * token_flops(architecture, S, S),
+        "write": writing.rows * token_flops(architecture, 1, S + T, head=True),
+    }
+    # The batch goes on until its longest response ends, which may be as long as one can be.
+    runs = {"begin": batches, "grow": batches, "write": batches * T}
+    found += [part(run, p, runs[p.name], flops.get(p.name, 0.0)) for p in writing.programs]
+    return found
+
+
+def token_flops(architecture: Architecture, tokens: int, seen: int, *, head: bool = False) -> float:
+    """Matrix products of so many tokens of a row, each of which looks at so many positions."""
+    a = architecture
+    attention = 4.0 * seen * a.heads * a.head_width * a.layers
+    output = 2.0 * a.width * a.vocab_size * head
+    return tokens * (2.0 * matrix_size(a) + attention + output)
+
+
+def part(run: Abstract, program: Compiled, runs: float, flops: float) -> Part:
+    """A program as often as a step runs it.
+
+    Args:
+        run: what it belongs to.
+        program: compiled.
+        runs: times in a step.
+        flops: of one of them, on all devices.
+    """
+    devices = list(run.mesh.devices.flat)
+    once = roofline(flops, program.moved, program.exchanges, run.topology, devices)
+    sent: dict[str, tuple[float, float]] = {}
+    for exchange in program.exchanges:
+        times, size = sent.get(exchange.kind, (0.0, 0.0))
+        more = runs * exchange.times
+        sent[exchange.kind] = times + more, size + more * exchange.sent
+    return Part(
+        name=program.name,
+        runs=runs,
+        flops=runs * flops,
+        bound=once.times(runs),
+        exchanges=sent,
+        moved=runs * program.moved,
+        total=program.total,
+        arguments=program.arguments,
+        seconds=program.seconds,
+    )

@@ -1,0 +1,159 @@
+"""Slices of accelerators that a run can be planned for without owning one.
+
+A topology is a kind of chip and how many stand along each dimension of the torus that joins them:
+``v5e:4x4``. The compiler for TPUs is a wheel (libtpu) that compiles for any of them on a machine
+that has none. ``cpu:8`` stands for eight simulated devices of this machine, on which a plan can be
+held against a program that really runs.
+"""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from llm.compilers import CPU, check_compiler
+from llm.devices import DEVICES, Device
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A kind of chip, and how chips of it are joined.
+
+    Attributes:
+        device: one of them.
+        usable: bytes of its memory that the compiler lets a program have.
+        link: bytes/s over one link in one direction; there are two links along each dimension.
+        ring: chips along a dimension from which on its ends are joined too.
+        price: US dollars per chip and hour, as listed for use on demand in the United States.
+        shapes: slices that can be had, as they are written.
+    """
+
+    device: Device
+    usable: float
+    link: float
+    ring: int
+    price: float
+    shapes: tuple[str, ...]
+
+
+FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+
+# Links: the makers' bandwidth of a chip to all its neighbours (1600, 4800 and 3584 Gbit/s) over the
+# number of its links. Usable memory: what libtpu names where a program is too large.
+GENERATIONS: dict[str, Generation] = {
+    "v5e": Generation(
+        device=DEVICES["v5e"],
+        usable=15.75 * GIB,
+        link=1600e9 / 8 / 4,
+        ring=16,
+        price=1.20,
+        shapes=FLAT,
+    ),
+    "v5p": Generation(
+        device=DEVICES["v5p"],
+        usable=95.74 * GIB,
+        link=4800e9 / 8 / 6,
+        ring=4,
+        price=4.20,
+        shapes=DEEP,
+    ),
+    "v6e": Generation(
+        device=DEVICES["v6e"],
+        usable=31.25 * GIB,
+        link=3584e9 / 8 / 4,
+        ring=16,
+        price=2.70,
+        shapes=FLAT,
+    ),
+}
+"""Accelerators whose compiler needs no accelerator."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A slice.
+
+    Attributes:
+        name: as it was asked for, such as ``v5e:4x4``.
+        generation: its chips; simulated devices have the memory of the machine, and no price.
+        shape: how many chips there are along each dimension.
+    """
+
+    name: str
+    generation: Generation
+    shape: tuple[int, ...]
+
+    @property
+    def chips(self) -> int:
+        """How many there are."""
+        return math.prod(self.shape)
+
+    @property
+    def device(self) -> Device:
+        """One of them."""
+        return self.generation.device
+
+    def links(self, places: Sequence[Sequence[int]]) -> int:
+        """Links in one direction over which chips at these places can pass data on to each other.
+
+        Along a dimension that closes to a ring there are two, along any other one.
+        """
+        count = 0
+        for axis, size in enumerate(self.shape):
+            along = {place[axis] for place in places}
+            if len(along) > 1:
+                closed = len(along) == size and size >= self.generation.ring
+                count += 2 if closed else 1
+        return max(count, 1)
+
+
+def read_topology(name: str) -> Topology:
+    """A slice by its name.
+
+    Raises:
+        ValueError: if there is none of this name; lists those there are.
+    """
+    kind, _, shape = name.partition(":")
+    if kind == CPU:
+        if not re.fullmatch(r"[1-9]\d*", shape):
+            raise ValueError(f"--topology {name}: give a number of simulated devices, as in cpu:8.")
+        return Topology(name, simulated(), (int(shape),))
+    if kind not in GENERATIONS or shape not in GENERATIONS[kind].shapes:
+        there = "; ".join(
+            f"{kind}:{'|'.join(generation.shapes)}" for kind, generation in GENERATIONS.items()
+        )
+        raise ValueError(f"there is no topology {name!r}; there are {there}; and cpu:N.")
+    return Topology(name, GENERATIONS[kind], tuple(map(int, shape.split("x"))))
+
+
+def simulated() -> Generation:
+    """This machine as a device. Its speed says nothing of another's and is a round number."""
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    device = Device(name="this CPU", flops=1e11, bandwidth=1e10, memory=memory, kind="cpu")
+    return Generation(device=device, usable=memory, link=1e10, ring=2, price=0.0, shapes=())
+
+
+def devices_of(topology: Topology) -> list[Any]:
+    """The chips, as far as a compiler has to know them; nothing can run on those of a TPU.
+
+    Raises:
+        ValueError: if there is no compiler for them, or if fewer devices are simulated.
+    """
+    check_compiler(topology.name)
+    if topology.device.kind == "tpu":
+        return list(topologies.get_topology_desc(topology.name, "tpu").devices)
+    found = jax.devices("cpu")
+    if len(found) < topology.chips:
+        raise ValueError(
+            f"{topology.name} needs {topology.chips} simulated devices and JAX has {len(found)}: "
+            f"set JAX_NUM_CPU_DEVICES={topology.chips} before it is imported."
+        )
+    return found[: topology.chips]
