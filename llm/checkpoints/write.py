@@ -336,7 +336,7 @@ def fresh_folder(path: Path, size: int, overwrite: bool) -> Iterator[Path]:
 
     Raises:
         ValueError: if ``path`` holds something and may not be replaced.
-        OSError: if the disk has no room for it.
+        OSError: if the disk has no room for it, or does not take it.
     """
     path = Path(os.path.abspath(path))
     if path.exists() and not path.is_dir():
@@ -357,8 +357,14 @@ def fresh_folder(path: Path, size: int, overwrite: bool) -> Iterator[Path]:
     unfinished.mkdir()
     try:
         yield unfinished
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
+        # Tokenizers are written by a library that has no kind of error for a disk.
+        if isinstance(error, OSError) or "(os error " in str(error):
+            raise OSError(
+                f"{path} cannot be written ({error}). Nothing else is touched: see to the disk, "
+                "and give the same command again."
+            ) from error
         raise
     if path.exists():
         path.rename(replaced)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from llm.checkpoints.write import fresh_folder
 from llm.journal import METRICS, Journal, read_lines
 from llm.lock import only_writer
 from llm.rollouts import PER_TOKEN, path_of, read_rollouts, write_rollouts
@@ -159,6 +160,22 @@ def test_a_full_disk_keeps_the_record_and_the_lines_that_were_there(tmp_path):
     (folder / f".{RUN}.{os.getpid()}").symlink_to(FULL)
     with pytest.raises(OSError, match=r"run.json cannot be written \(No space left.*--out"):
         check_same_run(folder, {"recipe": "dpo"})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")],
+    ids=["ours", "a library's"],
+)
+def test_a_full_disk_keeps_the_model_that_was_there(tmp_path, error):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("before")
+    remedy = pytest.raises(OSError, match=r"model cannot be written \(.*No space left.*same comm")
+    with remedy, fresh_folder(tmp_path / "model", 10, True) as folder:
+        (folder / "config.json").write_text("half")
+        raise error
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "config.json").read_text() == "before"
 
 
 def test_a_folder_in_which_nothing_can_be_written_is_named(tmp_path):
