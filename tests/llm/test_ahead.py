@@ -17,15 +17,20 @@ import pytest
 
 from llm import collection, preparation, train
 from llm.ahead import Ahead, Stopped
+from llm.devices import Device
+from llm.estimate import estimate
+from llm.footprint import WEIGHTS
+from llm.model.architecture import architecture_from_config
 from llm.rewards import RewardError
 from llm.rollouts import Rollouts, read_rollouts
 from llm.settings import OFFLINE_RECIPES, ONLINE_RECIPES, Training
 from llm.state import saved_steps
 from llm.step import Step
+from llm.workload import Workload
 from modeseek import cli
 from tests.llm import test_online as online
 from tests.llm.test_online import KILL, MOMENTS, assert_same_run, collections, lines_of
-from tests.llm.tiny_runs import compilation_cache, pairs, write_model, write_rows
+from tests.llm.tiny_runs import CONFIG, compilation_cache, pairs, write_model, write_rows
 
 Start = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -211,6 +216,7 @@ def test_a_reward_that_cannot_answer_costs_no_step_and_no_sample(
     assert not {4, 6} & set(first), "what was written is not written again"
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_first_on_a_collection_is_gone_on_from(
     straight, start, tmp_path, monkeypatch, capsys
 ):
@@ -270,6 +276,29 @@ def test_a_method_that_does_not_see_how_old_samples_are_says_so(recipe, told):
     preparation.check_ahead(recipe, ONLINE_RECIPES[recipe], said.append)
     assert len(said) == told
     assert all("does not correct" in line for line in said)
+
+
+def test_memory_is_that_of_the_copy_and_of_writing_while_steps_are_taken():
+    load = Workload(prompts=99, prompt_tokens=20.0, response_tokens=30.0, responses=2, longest=64)
+    device = Device(name="test", flops=1e12, bandwidth=1e11, memory=1e11, mfu=0.5, kind="cpu")
+    after, ahead = (
+        estimate(
+            architecture_from_config(CONFIG),
+            "grpo",
+            ONLINE_RECIPES["grpo"],
+            Training(ahead=flag),
+            load,
+            device,
+        )
+        for flag in (False, True)
+    )
+    held = {
+        when: sum(item.bytes for item in after.memory if item.when == when)
+        for when in ("always", "training", "sampling")
+    }
+    copied = next(item.bytes for item in after.memory if item.what == WEIGHTS)
+    assert after.peak == held["always"] + max(held["training"], held["sampling"])
+    assert ahead.peak == sum(held.values()) + copied
 
 
 def test_what_is_made_is_handed_over_with_its_progress():
