@@ -3,7 +3,8 @@
 A run's folder holds ``run.json`` (what was asked for, and of what model and data), and
 ``checkpoints/`` (Orbax: parameters, optimizer, step and unwritten metrics). The position in the
 data and everything random are functions of the step, so a run killed at any moment and started
-again with the same command gives the same numbers as one that was never killed.
+again with the same command gives the same numbers as one that was never killed. Both prove that
+they are what was written: the record by a digest, a checkpoint by a checksum of every array.
 """
 
 import hashlib
@@ -30,6 +31,9 @@ RUN, PROOF = "run.json", "sha256"
 CHECKPOINTS = "checkpoints"
 MODEL, ADAPTER = "model", "adapter"
 """Folders of the fine-tuned model and of its adapters."""
+
+NAMED = 3
+"""Arrays that an error lists at most."""
 
 HARMLESS = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 """How the storage begins to say why a checkpoint cannot be read that may be as it should be."""
@@ -255,11 +259,18 @@ class Saver:
             for name, leaf in zip(names(like), leaves, strict=True)
         }
         path = self.folder / CHECKPOINTS / str(latest.step)
+        saved: dict[str, str] | None = None
         try:
             saved = described(path)
             # In here all processes wait for each other: whoever fails can only end, and is missed.
             found = self.checkpointer.load(latest.step, abstract)
         except Exception as error:
+            if saved is not None and saved.keys() != abstract.keys():
+                raise OSError(
+                    f"the checkpoint {path} was saved by a version that keeps other arrays "
+                    f"({', '.join(sorted(saved.keys() ^ abstract.keys())[:NAMED])}): go on with "
+                    "the version that began the run, or choose another --out."
+                ) from error
             raise self.damage(latest.step, error) from error
         if saved is None:
             say(f"{path} holds no checksums to check it by: it is taken as it is")

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,15 @@ def test_nobody_is_told_to_delete_a_checkpoint_that_may_be_whole(
         with pytest.raises(OSError, match=r"2 cannot be read .*says nothing against it") as told:
             saver.restore(like)
     assert "move or delete" not in str(told.value)
+
+
+@abandoned
+def test_a_checkpoint_of_another_version_is_not_called_damaged(whole, tmp_path, swept):
+    copy, like = shutil.copytree(whole[0], tmp_path / "run"), make_state(SIZE)
+    like = replace(like, optimizer=(like.optimizer, {"added": like.step}))
+    remedy = pytest.raises(OSError, match=r"keeps other arrays \(.*: go on with the version that")
+    with opened(copy, like, keep=5) as saver, remedy:
+        saver.restore(like)
 
 
 def description(folder: Path, step: int) -> dict:
