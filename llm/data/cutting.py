@@ -14,13 +14,16 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Int64
 
 from llm.data.packing import Place
 
-OVERHEAD = 512
-"""Positions whose arithmetic takes as long as starting one more micro-batch does."""
+OVERHEAD, CPU_OVERHEAD = 512, 64
+"""Positions whose arithmetic takes as long as starting one more micro-batch does: an accelerator is
+done with a few hundred before it has read the weights and added their gradient up, and wants many
+at a time. A CPU is not, and works better on what its caches hold."""
 
 Size = tuple[int, int]
 """Rows and positions in a row."""
@@ -36,7 +39,8 @@ class Piece(NamedTuple):
 def price(size: Size, width: int) -> float:
     """What one batch costs, in positions of a row so short that attention is free."""
     rows, length = size
-    return OVERHEAD + rows * length * (1 + length / (6 * width))
+    overhead = CPU_OVERHEAD if jax.default_backend() == "cpu" else OVERHEAD
+    return overhead + rows * length * (1 + length / (6 * width))
 
 
 def cut(

@@ -245,9 +245,8 @@ def choose_sizes(
         spent, programs = 0.0, set()
         for rows in (*largest, *sample):
             pieces = cut(rows, lengths, sizes, shards, width)
-            # A step that is cut takes two programs for each shape: one begins a sum, one adds.
-            kinds = ("whole",) if len(pieces) == 1 else ("begin", "add")
-            programs |= {(kind, piece.shape) for piece in pieces for kind in kinds}
+            # A step on one batch and a piece of one that is cut are programs of their own.
+            programs |= {(len(pieces) == 1, piece.shape) for piece in pieces}
             spent += sum(price(sizes[piece.shape], width) for piece in pieces)
         return spent * steps / (len(largest) + len(sample)) + COMPILATION * len(programs)
 

@@ -56,12 +56,12 @@ def test_an_empty_example_has_the_structure_of_a_real_batch(random_groups):
     import jax
 
     groups = random_groups(40)
-    plan = make_plan(groups, Order(40, 8, 0), steps=5, shards=2)
+    plan = make_plan(groups, Order(40, 8, 0), PackingSettings(shapes=1), steps=5, shards=2)
     zeros = [np.zeros(g.scored, np.float32) for g in groups]
     drawn = plan.with_known(old_logp=zeros).with_known(advantage=zeros, ref_logp=zeros)
     for known in (plan, plan.with_known(ref_logp=zeros), drawn):
-        (example,) = known.examples(cut=False)
-        (real,) = known.micro_batches(0)
+        example = (known.examples(cut=False) + known.examples(cut=True))[0]
+        real = known.micro_batches(0)[0]
         assert jax.tree.structure(example) == jax.tree.structure(real)
         for one, other in zip(jax.tree.leaves(example), jax.tree.leaves(real), strict=True):
             assert (one.shape, one.dtype) == (other.shape, other.dtype)
@@ -87,7 +87,20 @@ def test_a_run_long_enough_to_pay_for_its_compilations_has_little_padding(
 def test_a_short_run_does_not_pay_for_many_compilations(random_groups):
     plan = make_plan(random_groups(200), Order(200, 8, 0), steps=20, width=256)
     assert len(plan.shapes) == 1
-    assert plan.whole and not plan.pieces
+    assert bool(plan.whole) != bool(plan.pieces)
+
+
+def test_where_one_more_batch_costs_little_a_step_is_cut_to_hold_less_padding(
+    random_groups, monkeypatch
+):
+    groups, order = random_groups(200), Order(200, 8, 0)
+    plans = {}
+    for overhead in (16, 512):
+        monkeypatch.setattr("llm.data.cutting.CPU_OVERHEAD", overhead)
+        plans[overhead] = make_plan(groups, order, steps=20, width=256)
+    assert plans[16].pieces and not plans[16].whole
+    assert plans[512].whole and not plans[512].pieces
+    assert plans[16].padding < plans[512].padding
 
 
 def test_a_step_of_one_pass_may_be_short(random_groups):
