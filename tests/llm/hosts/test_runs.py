@@ -93,7 +93,12 @@ def died(command: list[str], moment: str, victim: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("moment", "victim"), [("kill-step-5", 1), ("kill-step-4", 0), ("kill-save-3", 1)]
+    ("moment", "victim"),
+    [
+        ("kill-step-5", 1),
+        pytest.param("kill-step-4", 0, marks=pytest.mark.exhaustive),
+        ("kill-save-3", 1),
+    ],
 )
 def test_whoever_is_killed_all_end_and_the_same_command_goes_on(
     place, straight, tmp_path, moment, victim
@@ -193,3 +198,14 @@ def test_hosts_that_were_told_different_things_do_not_begin(place, tmp_path):
     text = " ".join(ended[0].text.split())
     assert "processes 0 and 1 do not have the same run: " in text
     assert "settings.seed: 0 and 1" in text
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_a_run_that_diverges_ends_everywhere_and_is_explained_once(place, tmp_path):
+    wrong = {"optimizer__learning_rate": 1e18, "optimizer__name": "sgd"}
+    ended = finish(start(line(place, tmp_path / "run", **wrong)))
+    assert [process.status for process in ended] == [2, 2], ended
+    assert "The state after step 1 is kept" in " ".join(ended[0].text.split())
+    assert "step 2" not in ended[1].text
+    assert saved_steps(tmp_path / "run")[-1] == 1
