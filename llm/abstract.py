@@ -195,6 +195,8 @@ def abstract_run(
     """
     if is_online(recipe):
         recipe = recipe.with_collection(prompts=settings.batch * recipe.reuse.minibatches)
+        longest = settings.sampling.max_new_tokens
+        load = replace(load, response_tokens=min(load.response_tokens, longest))
     prepared = Prepared(
         name=name,
         recipe=recipe,

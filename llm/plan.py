@@ -8,13 +8,14 @@ figure. Times are bounds, not forecasts: no program is faster than its roofline.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llm.abstract import Abstract, abstract_run
 from llm.data.order import Order
 from llm.flops import forward_flops, matrix_size, training_factor
 from llm.footprint import GRADIENT, OPTIMIZER, WEIGHTS, Item, memory
 from llm.model.architecture import Architecture
+from llm.planned import ALWAYS, Held, Part, Planned
 from llm.programs import (
     Compiled,
     DoesNotFit,
@@ -25,8 +26,9 @@ from llm.programs import (
     compile_learning,
     compile_start,
     compile_writing,
+    expected_start,
 )
-from llm.roofline import FORWARD, Roofline, executed_flops, learning_passes, roofline
+from llm.roofline import FORWARD, executed_flops, learning_passes, roofline
 from llm.sampler.sizes import SHORTEST, bucket
 from llm.settings import Training
 from llm.topology import Topology
@@ -34,144 +36,8 @@ from llm.workload import Workload
 from objectives.recipes import Recipe
 
 READ = "model as it was read"
-KEPT, OTHER = "activations kept", "other temporaries"
-ALWAYS, BATCH = "always", "batch"
+BATCH, KEPT, OTHER = "batch", "activations kept", "other temporaries"
 COPY, CACHE = "weights to write with", "cache and what is written"
-
-
-@dataclass(frozen=True)
-class Held:
-    """A kind of memory: what it is, bytes on one device, and during which program; or always."""
-
-    what: str
-    bytes: float
-    when: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A program's share of a step.
-
-    Attributes:
-        name: of the program.
-        runs: how often it runs in a step.
-        flops: of all those runs, on all devices, what is computed twice and padding included.
-        bound: the least time that all those runs take.
-        exchanges: times and bytes that a device sends, by kind of collective, in all those runs.
-        total: bytes of a device while it runs, by the compiler's account.
-        arguments: of those, what it is given.
-        seconds: that compiling it took.
-    """
-
-    name: str
-    runs: float
-    flops: float
-    bound: Roofline
-    exchanges: dict[str, tuple[float, float]]
-    moved: float
-    total: int
-    arguments: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """What the compiler says of a run; bytes are those of one device.
-
-    Attributes:
-        recipe: its name.
-        topology: of the slice.
-        chips: of it.
-        mesh: sizes of the axes.
-        remat: what is computed again.
-        rows: of a micro-batch on one shard.
-        length: positions of a row.
-        micro_batches: that a step is cut to.
-        batch: groups of a step.
-        steps: of the run.
-        tokens: positions that a step trains on; padding is none.
-        flops: arithmetic that a step cannot do without, on all devices.
-        peak_flops: what all chips could do, FLOP/s.
-        memory: by kind.
-        usable: bytes that the compiler lets a program have.
-        parts: of a step; none where it does not fit.
-        price: US dollars per chip and hour.
-        refused: what the compiler said where it would not compile; None where it did.
-        needs: bytes that the refused program would need by itself; None where it is not said.
-    """
-
-    recipe: str
-    topology: str
-    chips: int
-    mesh: dict[str, int]
-    remat: str
-    rows: int
-    length: int
-    micro_batches: int
-    batch: int
-    steps: int
-    tokens: float
-    flops: float
-    peak_flops: float
-    memory: tuple[Held, ...] = ()
-    usable: float
-    parts: tuple[Part, ...] = ()
-    price: float
-    refused: str | None = None
-    needs: float | None = None
-
-    def held(self, when: str) -> float:
-        """Bytes while a program runs, those that are always there included."""
-        return sum(item.bytes for item in self.memory if item.when in (ALWAYS, when))
-
-    @property
-    def fullest(self) -> str:
-        """The program during which most is held."""
-        return max((item.when for item in self.memory), key=self.held, default=ALWAYS)
-
-    @property
-    def peak(self) -> float:
-        """Bytes when most is held; of a refused run at least those."""
-        return max(self.held(self.fullest), self.needs or 0.0)
-
-    @property
-    def fits(self) -> bool:
-        """Whether a chip holds that."""
-        return self.refused is None and self.peak <= self.usable
-
-    @property
-    def step_seconds(self) -> float:
-        """The least time a step takes: its programs run one after the other."""
-        return sum(part.bound.seconds for part in self.parts)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """At most, all chips together."""
-        return self.tokens / self.step_seconds
-
-    @property
-    def mfu(self) -> float:
-        """Share of the chips' peak that useful arithmetic can reach."""
-        return self.flops / (self.step_seconds * self.peak_flops)
-
-    @property
-    def dollars_per_million_tokens(self) -> float:
-        """At least, of positions trained on."""
-        return self.dollars_per_step / self.tokens * 1e6
-
-    @property
-    def dollars_per_step(self) -> float:
-        """At least."""
-        return self.step_seconds / 3600 * self.chips * self.price
-
-    @property
-    def dollars(self) -> float:
-        """At least, of the whole run."""
-        return self.steps * self.dollars_per_step
-
-    def part(self, name: str) -> Part:
-        """A part of a step by the name of its program."""
-        return next(part for part in self.parts if part.name == name)
 
 
 def plan(
@@ -205,7 +71,11 @@ def plan(
     held: list[Held] = []
     parts: list[Part] = []
     try:
-        begun = compile_start(run)
+        try:
+            begun = compile_start(run)
+        except DoesNotFit:
+            held += resident(run, expected_start(run))
+            raise
         held += resident(run, begun)
         learning = compile_learning(run, begun)
         held += learning_memory(run, learning)
@@ -246,11 +116,28 @@ def outline(run: Abstract, price: float) -> Planned:
     )
 
 
+def read_kind(run: Abstract) -> str:
+    """What the weights are called that were read and stay as they are."""
+    return READ + (", the reference" if run.prepared.reference == "model" else "")
+
+
+def given_to(run: Abstract, name: str) -> tuple[str, ...]:
+    """What of the memory that is always there is among the arguments of a program."""
+    fixed = run.fixed.frozen or run.fixed.reference
+    read = (read_kind(run),) if fixed or name == "judge" else ()
+    return {
+        "step": (WEIGHTS, OPTIMIZER, *read),
+        "add": (WEIGHTS, GRADIENT, *read),
+        "apply": (WEIGHTS, OPTIMIZER, GRADIENT),
+        "measure": (WEIGHTS, *read),
+        "judge": (WEIGHTS, *read),
+    }.get(name, ())
+
+
 def resident(run: Abstract, begun: Learning) -> list[Held]:
     """What is in memory whichever program runs, whether it is given to it or not."""
-    again = ", the reference" if run.prepared.reference == "model" else ""
     held = [
-        Held(READ + again, bytes_of(run.loaded.values), ALWAYS),
+        Held(read_kind(run), bytes_of(run.loaded.values), ALWAYS),
         Held(WEIGHTS, bytes_of(begun.state.trainable), ALWAYS),
         Held(OPTIMIZER, bytes_of(begun.state.optimizer), ALWAYS),
     ]
@@ -382,6 +269,6 @@ def part(run: Abstract, program: Compiled, runs: float, flops: float) -> Part:
         exchanges=sent,
         moved=runs * program.moved,
         total=program.total,
-        arguments=program.arguments,
+        given=given_to(run, program.name),
         seconds=program.seconds,
     )

@@ -4,17 +4,21 @@ The least time a step can take is compared, so the choice is as good as a roofli
 much is computed, moved and sent, and not how well a chip hides one behind the other.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from llm.abstract import sizes_for
 from llm.model.architecture import Architecture
-from llm.plan import Planned
+from llm.planned import Planned
 from llm.settings import MeshSettings, Training
 from llm.topology import Topology
 
 REMATS = ("none", "dots", "full")
 """From what keeps most to what keeps least."""
+
+LANES = 128
+"""Numbers side by side in a register."""
 
 MOST_TENSOR = 8
 """Devices that share a layer at most, of those tried: beyond, they wait for each other."""
@@ -76,7 +80,7 @@ def guess(tried: Sequence[Planned]) -> int:
 def meshes(
     architecture: Architecture, settings: Training, topology: Topology
 ) -> Iterator[MeshSettings]:
-    """Ways to lay out the devices: tensor divides the heads, and fsdp is all or as few as fit."""
+    """Ways to lay out the devices: tensor divides the heads; fsdp is all, few, or as few as fit."""
     tensor = 1
     while tensor <= min(MOST_TENSOR, topology.chips):
         heads = architecture.heads % tensor == 0 and architecture.kv_heads % tensor == 0
@@ -84,7 +88,9 @@ def meshes(
             rest = topology.chips // tensor
             free = replace(settings, mesh=MeshSettings(tensor=tensor))
             few = sizes_for(architecture, free, topology).fsdp or 1
-            for fsdp in sorted({rest, few}, reverse=True):
+            # Pieces narrower than a register's lanes are not summed as pieces but whole.
+            wide = math.gcd(rest, architecture.width // LANES or 1)
+            for fsdp in sorted({rest, wide, few}, reverse=True):
                 yield MeshSettings(data=rest // fsdp, fsdp=fsdp, tensor=tensor)
         tensor *= 2
 

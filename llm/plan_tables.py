@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from llm.estimate import duration
-from llm.plan import ALWAYS, Held, Part, Planned
+from llm.planned import ALWAYS, Held, Part, Planned
 from llm.roofline import Roofline
 from llm.topology import GIB, Topology
 
@@ -39,6 +39,10 @@ def memory_table(planned: Planned) -> Table:
     verdict = "fits" if planned.fits else "[red]does not fit[/]"
     table.add_row("[bold]most at a time[/]", f"[bold]{size(planned.peak)}[/]", planned.fullest)
     table.add_row("of", size(planned.usable), verdict)
+    for part in planned.parts:
+        if part.name == planned.fullest:
+            share = planned.counted(part) / part.total
+            table.add_row("the compiler says", size(part.total), f"kinds are {share:.1%}")
     return table
 
 
@@ -190,6 +194,7 @@ def from_json(said: dict[str, Any]) -> Planned:
             **{
                 **part,
                 "bound": Roofline(**part["bound"]),
+                "given": tuple(part["given"]),
                 "exchanges": {kind: tuple(found) for kind, found in part["exchanges"].items()},
             }
         )

@@ -16,7 +16,7 @@ from modeseek.train import parse
 
 if TYPE_CHECKING:
     from llm.model.architecture import Architecture
-    from llm.plan import Planned
+    from llm.planned import Planned
     from llm.workload import Workload
 
 
@@ -80,8 +80,8 @@ class Asked:
     sweep: bool = False
     """Compare meshes, and what is computed again, and recommend one."""
     quick: bool = False
-    """Compile with little effort: several times faster; memory is a few percent above what it would
-    be, and memory traffic only a lower bound. A sweep always does."""
+    """Compile with little effort: several times faster; memory is right to a tenth, and memory
+    traffic only a lower bound. A sweep always does."""
     price: float | None = None
     """US dollars per chip and hour; the list price when not given."""
     out: Path | None = None
@@ -121,7 +121,7 @@ def say(asked: Asked, name: str, recipe: Any, settings: Any, console: Console) -
     Raises:
         ValueError: for anything that cannot be planned; nothing slow has begun then.
     """
-    from llm.plan import Planned, plan
+    from llm.plan import plan
     from llm.plan_choices import largest, recommended, sweep
     from llm.plan_tables import (
         as_json,
@@ -138,7 +138,7 @@ def say(asked: Asked, name: str, recipe: Any, settings: Any, console: Console) -
     check_compiler(asked.topology)
     architecture, load = architecture_of(settings.model), asked.load.workload()
 
-    def compiled(settings: Any, quick: bool = asked.quick) -> Planned:
+    def compiled(settings: Any, quick: bool = asked.quick) -> "Planned":
         with console.status(f"compiling for {topology.name}"):
             given = architecture, name, recipe, settings, load, topology
             return plan(*given, price=asked.price, quick=quick)

@@ -1,21 +1,25 @@
 """The rows of the tables: which runs, on which slices, laid out how, and what the compiler says.
 
 Every run is the same work whatever the slice: steps of 256 prompts of 512 tokens, responses of 256.
-The layout is chosen by what ``llm.footprint`` counts, which costs nothing, and then compiled; what
-does not fit is tried with fewer rows at a time and then with less kept. So each row is a
-compilation that succeeded, or at last one that the compiler refused.
+Of the layouts that should fit by what ``llm.footprint`` counts the one that should be fastest is
+compiled, then the next; at last the smallest there is. So each row is a compilation that
+succeeded, or one of the smallest layout that the compiler refused.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llm.data.packing import Shape
 from llm.footprint import dtype_of, memory, total
 from llm.model import abstract_decoder, parameters
 from llm.model.architecture import Architecture, architecture_from_config
 from llm.model.public import PUBLIC
-from llm.plan import Planned, plan
-from llm.plan_choices import MOST_TENSOR, REMATS, with_rows
+from llm.plan import plan
+from llm.plan_choices import LANES, MOST_TENSOR, REMATS, with_rows
+from llm.planned import Planned
+from llm.roofline import executed_flops, learning_passes
 from llm.settings import TRAIN_RECIPES, MeshSettings, SamplingSettings, Training
 from llm.topology import Topology, read_topology
 from llm.workload import Workload
@@ -46,6 +50,9 @@ WHOLE = 0.4
 
 MOST_ROWS = 8
 """Rows of a micro-batch at most: more fill a chip no better."""
+
+TRIES = 3
+"""Layouts that should fit and are compiled at most, before the smallest."""
 
 
 @dataclass(frozen=True)
@@ -90,33 +97,37 @@ def compile_row(row: Row) -> Planned:
 
 
 def layouts(row: Row, architecture: Architecture, topology: Topology) -> Iterator[Training]:
-    """Layouts from the first that should fit to the smallest."""
+    """Layouts to try: those that should fit, the fastest first by the count; at last the smallest."""
     recipe = TRAIN_RECIPES[row.recipe]
-    responses = recipe.collection.responses
     fresh = recipe.collection.source != "dataset"
-    length = PROMPT + RESPONSE * (responses if fresh else LOAD.responses)
-    settings = settings_for(row, architecture, topology)
-    fsdp = settings.mesh.fsdp or 1
-    most = min(-(-BATCH // fsdp), MOST_ROWS)
-    sizes = [rows for rows in (8, 4, 2, 1) if rows <= most]
+    responses = recipe.collection.responses if fresh else LOAD.responses
+    length = PROMPT + RESPONSE * responses
+    shapes = parameters(abstract_decoder(architecture))
     choices = [
         with_rows(replace(settings, remat=remat), rows, length)
+        for settings in meshes_for(row, architecture, topology)
         for remat in REMATS
-        for rows in sizes
+        for rows in sizes_of(settings)
     ]
-    shapes = parameters(abstract_decoder(architecture))
-    likely = [counted(row, one, shapes, architecture, topology) for one in choices]
-    first = likely.index(True) if any(likely) else len(choices) - 1
-    yield from choices[first:]
+    likely = [one for one in choices if counted(row, one, shapes, architecture, topology)]
+    likely.sort(key=lambda one: seconds(one, architecture, topology, total(shapes)))
+    yield from likely[:TRIES]
+    yield choices[-1]
 
 
-def settings_for(row: Row, architecture: Architecture, topology: Topology) -> Training:
-    """A run of a row, all of its chips along fsdp and tensor."""
+def sizes_of(settings: Training) -> list[int]:
+    """Rows of a micro-batch that are worth trying."""
+    shards = (settings.mesh.data or 1) * (settings.mesh.fsdp or 1)
+    most = min(-(-BATCH // shards), MOST_ROWS)
+    return [rows for rows in (8, 4, 2, 1) if rows <= most]
+
+
+def meshes_for(row: Row, architecture: Architecture, topology: Topology) -> list[Training]:
+    """A run of a row on few meshes, that with the smallest pieces last."""
     recipe = TRAIN_RECIPES[row.recipe]
-    fresh = recipe.collection.source != "dataset"
     training = Training(model=row.model, batch=BATCH)
     tensor, gather = 1, True
-    if fresh:
+    if recipe.collection.source != "dataset":
         # Whoever writes has the weights whole but for tensor, in the dtype of the arithmetic.
         number = dtype_of(training, topology.device).itemsize
         size = number * total(parameters(abstract_decoder(architecture)))
@@ -124,13 +135,38 @@ def settings_for(row: Row, architecture: Architecture, topology: Topology) -> Tr
         while tensor < min(MOST_TENSOR, topology.chips) and size / tensor > allowed:
             tensor *= 2
         gather = size / tensor <= allowed
-    fsdp = topology.chips // tensor
+    rest = topology.chips // tensor
     collected = BATCH * recipe.collection.responses
     sampling = SamplingSettings(
-        max_new_tokens=RESPONSE, rows=min(ROWS_TO_WRITE * fsdp, collected), gather=gather
+        max_new_tokens=RESPONSE, rows=min(ROWS_TO_WRITE * rest, collected), gather=gather
     )
-    mesh = MeshSettings(data=1, fsdp=fsdp, tensor=tensor)
-    return replace(training, mesh=mesh, sampling=sampling)
+    return [
+        replace(
+            training,
+            mesh=MeshSettings(data=rest // fsdp, fsdp=fsdp, tensor=tensor),
+            sampling=sampling,
+        )
+        for fsdp in sorted({rest, math.gcd(rest, architecture.width // LANES)})
+    ]
+
+
+def seconds(
+    settings: Training, architecture: Architecture, topology: Topology, parameters: int
+) -> float:
+    """About how long a step takes, to know which layout to try first."""
+    data, fsdp, tensor = settings.mesh.data or 1, settings.mesh.fsdp or 1, settings.mesh.tensor
+    length = settings.packing.row_length or 1
+    rows = settings.packing.max_tokens // length
+    times = -(-BATCH // (data * fsdp * rows))
+    shape = Shape(rows, length, rows * (length - PROMPT), rows, 1, length - PROMPT)
+    passes = learning_passes(settings.remat, adapters=False)
+    flops = executed_flops(architecture, shape, data * fsdp, passes)
+    # Weights are put together twice and gradients summed once; whole where pieces are narrow.
+    narrow = architecture.width // fsdp < LANES
+    sent = 2 * parameters / tensor * ((3 + narrow) * (fsdp > 1) + 2 / fsdp * (data > 1))
+    links = len(topology.shape) * (2 if topology.generation.ring <= max(topology.shape) else 1)
+    arithmetic = flops / (topology.device.flops * topology.chips)
+    return times * max(arithmetic, sent / (links * topology.generation.link))
 
 
 def counted(

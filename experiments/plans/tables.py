@@ -17,17 +17,17 @@ compiler's own refusal of the smallest layout that was tried. Nothing here has r
 The work is the same in every row: steps of {batch} prompts of {prompt} tokens, responses of
 {response}; DPO on pairs, GRPO with {grpo} fresh responses to each prompt, PPO with one and a
 critic.
-Full fine-tuning, float32 master weights and AdamW moments, bfloat16 arithmetic. All chips are along
-`fsdp` and `tensor`; the micro-batch is rows of a shard x positions.
+Full fine-tuning, float32 master weights and AdamW moments, bfloat16 arithmetic. The micro-batch is
+rows of a shard x positions, and how many of them a step is.
 
 - **memory** is that of a chip when it holds most: arguments, outputs and temporaries by the
   compiler's account, and what is resident beside them.
 - **step**, **tokens/s**, **MFU** and **$/M** are bounds: no step is faster than the slowest of its
   arithmetic, its memory traffic and its messages at the makers' figures; real steps are slower.
   Positions trained on count as tokens, prompts once.
-- The programs were compiled with little effort (`--quick`): memory is a few percent above what a
-  run would take, and memory traffic is counted from below (arguments and results once,
-  temporaries twice).
+- The programs were compiled with little effort (`--quick`): memory is within a tenth of what a run
+  would take, messages are the same, and memory traffic is counted from below (arguments and
+  results once, temporaries twice).
 - Prices are list prices on demand per chip and hour: {prices}.
 """
 
@@ -74,7 +74,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     columns = (
         "slice",
         "chips",
-        "fsdp x tensor",
+        "data x fsdp x tensor",
         "remat",
         "micro-batch",
         "memory",
@@ -90,9 +90,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         cells = [
             row["topology"],
             str(row["chips"]),
-            f"{row['mesh']['fsdp']} x {row['mesh']['tensor']}",
+            " x ".join(str(row["mesh"][axis]) for axis in ("data", "fsdp", "tensor")),
             row["remat"],
-            f"{row['rows']} x {row['length']}",
+            f"{row['rows']} x {row['length']}, {row['micro_batches']}",
             memory_of(row),
             "yes" if row["fits"] else "**no**",
         ]
