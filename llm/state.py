@@ -23,7 +23,7 @@ from llm.hosts import fetch
 from llm.hosts.together import meet
 from llm.integrity import CHECKSUMS, Damaged, check, checksums, described
 from llm.lock import LOCK
-from llm.settings import SaveSettings
+from llm.settings import SaveSettings, Training, as_record
 from llm.update import TrainState
 
 RUN, PROOF = "run.json", "sha256"
@@ -72,6 +72,8 @@ def check_same_run(folder: Path, asked: Mapping[str, Any]) -> bool:
         write_text(record, written)
         return False
     old, new = flatten(before), flatten(asked)
+    # A flag that a run of an earlier version did not have was at its default.
+    old = {key: old.get(key, value) for key, value in USUAL.items() if key in new} | old
     different = [
         f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
@@ -146,6 +148,10 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         for key, item in value.items()
         for name, leaf in flatten(item, f"{prefix}.{key}" if prefix else key).items()
     }
+
+
+USUAL = flatten({"settings": as_record(Training())})
+"""The settings of a run that was given none."""
 
 
 def write_text(path: Path, text: str) -> None:

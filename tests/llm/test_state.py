@@ -167,6 +167,14 @@ def test_every_difference_is_a_line_and_nothing_is_written(tmp_path):
     assert (tmp_path / RUN).read_bytes() == before
 
 
+def test_a_flag_that_an_earlier_version_did_not_have_was_at_its_default(tmp_path):
+    claimed(tmp_path)
+    with_checkpoint(tmp_path)
+    assert claimed(tmp_path, ASKED | {"settings": ASKED["settings"] | {"ahead": False}})
+    with pytest.raises(ValueError, match=r"settings\.ahead: was False, is True"):
+        claimed(tmp_path, ASKED | {"settings": ASKED["settings"] | {"ahead": True}})
+
+
 def test_what_no_number_depends_on_may_change(tmp_path):
     claimed(tmp_path)
     with_checkpoint(tmp_path)
