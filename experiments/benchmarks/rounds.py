@@ -200,6 +200,7 @@ def checked_out(what: str) -> Iterator[Contestant]:
     with tempfile.TemporaryDirectory() as folder:
         tree = str(Path(folder) / "before")
         git = ["git", "-C", str(root), "worktree"]
+        subprocess.run([*git, "prune"], capture_output=True, check=False)  # after a run cut short
         made = subprocess.run([*git, "add", "--detach", tree, what], capture_output=True, text=True)
         if made.returncode:
             raise ValueError(f"--before {what} is neither a folder nor a commit: {made.stderr}")
