@@ -42,6 +42,8 @@ class Options:
     """Which; all of `modeseek train` when not given."""
     processes: int = 1
     """How many processes share each run; one of them is killed."""
+    ahead: bool = False
+    """Let collections be made while the steps on the one before run: online recipes alone."""
     each: int = 4
     """Most kills of one run before it may end."""
     seed: int = 0
@@ -62,9 +64,10 @@ def begin(options: Options, folder: Path) -> None:
     prepare(folder)
     from experiments.faults.children import alone
     from experiments.faults.runs import Place, write_inputs
-    from llm.settings import TRAIN_RECIPES
+    from llm.settings import ONLINE_RECIPES, TRAIN_RECIPES
 
-    console, place, names = Console(), Place(folder), options.recipes or tuple(TRAIN_RECIPES)
+    console, place = Console(), Place(folder)
+    names = options.recipes or tuple(ONLINE_RECIPES if options.ahead else TRAIN_RECIPES)
     for name in names:
         check_known("recipe", name, TRAIN_RECIPES)
     alone(folder / "log", lambda: write_inputs(place))
@@ -75,7 +78,7 @@ def begin(options: Options, folder: Path) -> None:
             found[name] = one_recipe(name, place, kills, number, options)
             console.print(line_of(name, found[name]))
             write(found, options, time.monotonic() - began)
-    console.print(table_of(found))
+    console.print(table_of(found), soft_wrap=True)
 
 
 def prepare(folder: Path) -> None:
@@ -101,7 +104,6 @@ def one_recipe(name: str, place: Any, kills: int, number: int, options: Options)
     """Runs of one recipe, killed so many times altogether."""
     from experiments.faults.children import Command
     from experiments.faults.kills import forget, kill_and_resume, undisturbed
-    from llm.settings import ONLINE_RECIPES
 
     def command(which: str) -> Command:
         folder = place.folder / name
@@ -113,6 +115,7 @@ def one_recipe(name: str, place: Any, kills: int, number: int, options: Options)
             folder / f"{which}.jsonl",
             folder / "log",
             processes=options.processes,
+            ahead=options.ahead,
         )
 
     before = undisturbed(command("undisturbed"))
@@ -120,9 +123,9 @@ def one_recipe(name: str, place: Any, kills: int, number: int, options: Options)
     stories, left = [], kills
     while left > 0:
         run = command(f"run{len(stories)}")
-        story = kill_and_resume(run, before, min(left, options.each), rng, name in ONLINE_RECIPES)
+        story = kill_and_resume(run, before, min(left, options.each), rng)
         stories.append(dataclasses.asdict(story))
-        left -= max(len(story.kills), 0)
+        left -= len(story.kills)
         if story.losses or story.divergences:
             kept = options.out / f"{name}-{run.out.name}"
             shutil.copytree(run.out, kept, dirs_exist_ok=True)
@@ -146,6 +149,7 @@ def write(found: dict[str, Any], options: Options, seconds: float) -> None:
         "recipes": found,
     }
     stem = RESULT if options.processes == 1 else f"{RESULT}-{options.processes}-processes"
+    stem += "-ahead" * options.ahead
     text = json.dumps(record, indent=1) + "\n"
     atomically(options.out / f"{stem}.json", lambda path: path.write_text(text, encoding="utf-8"))
     table = table_of(found)
@@ -170,11 +174,11 @@ def table_of(found: dict[str, Any]) -> str:
 
 
 def row_of(name: str, runs: list[dict[str, Any]]) -> tuple[Any, ...]:
-    """Sums over runs."""
-    hits = [kill["hit"] for run in runs for kill in run["kills"]]
+    """Sums over runs; a save may be under way beside anything else, so hits add up to more."""
+    hits = [hit for run in runs for kill in run["kills"] for hit in kill["hit"]]
     return (
         name,
-        len(hits),
+        sum(len(run["kills"]) for run in runs),
         *(hits.count(hit) for hit in HITS),
         sum(run["resumed"] for run in runs),
         sum(len(run["losses"]) for run in runs),

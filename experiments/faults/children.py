@@ -56,6 +56,7 @@ class Command:
         log: a file that gets all it says.
         save_every: steps between checkpoints.
         processes: how many share the work.
+        ahead: whether collections are made ahead.
     """
 
     recipe: str
@@ -65,6 +66,7 @@ class Command:
     log: Path
     save_every: int = 1
     processes: int = 1
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def work(command: Command, watch: Watch, port: int, index: int) -> None:
     recipe, settings = asked(
         command.recipe, command.place, command.out, save_every=command.save_every
     )
+    settings = replace(settings, ahead=command.ahead)
     if command.processes > 1:
         meeting = f"127.0.0.1:{port}"
         hosts = HostSettings(coordinator=meeting, count=command.processes, index=index)

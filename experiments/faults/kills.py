@@ -26,8 +26,7 @@ PATIENCE = 300.0
 GRACE = 90.0
 """Seconds in which the other processes of a run must notice that one was killed."""
 
-AIMS = ("any", "steps", "saves", "exports")
-ONLINE_AIMS = (*AIMS, "collections", "parts")
+AIMS = ("any", "steps", "saves", "collections", "parts", "exports")
 """Where a kill may be aimed: at any moment of a run, or at what begins then."""
 
 WITHIN = {"steps": 0.02, "saves": 0.15, "exports": 0.05, "collections": 0.5, "parts": 0.02}
@@ -57,14 +56,15 @@ class Kill:
 
     Attributes:
         aim: where it was aimed.
-        hit: what the folder and the counters say of that moment.
+        hit: what the folder and the counters say of that moment: a save may be under way beside
+            anything else.
         seconds: after the start of the command.
         process: which of the run's processes was killed.
         survivors: seconds until the others had ended.
     """
 
     aim: str
-    hit: str
+    hit: tuple[str, ...]
     seconds: float
     process: int = 0
     survivors: float = 0.0
@@ -128,11 +128,11 @@ def run_through(command: Command) -> dict[str, int]:
     statuses = wait(children, PATIENCE)
     if set(statuses) != {0}:
         raise RuntimeError(f"{command.recipe} ended with {statuses}; its words: {command.log}")
-    return {name: children[0].watch[name] for name in ONLINE_AIMS if name != "any"}
+    return {name: children[0].watch[name] for name in AIMS if name != "any"}
 
 
 def kill_and_resume(
-    command: Command, before: Undisturbed, kills: int, rng: np.random.Generator, online: bool
+    command: Command, before: Undisturbed, kills: int, rng: np.random.Generator
 ) -> Story:
     """Kill a run so many times, give its command again each time, and let it end at last.
 
@@ -141,7 +141,6 @@ def kill_and_resume(
         before: the same run, undisturbed.
         kills: most times it is killed; fewer if it ends before.
         rng: says when.
-        online: whether it collects.
     """
     story, disk = Story(), Disk()
     while True:
@@ -149,10 +148,12 @@ def kill_and_resume(
         marks = len(lines_of(command.states))
         children, began = start(given), time.monotonic()
         kill, statuses = None, []
-        if len(story.kills) < kills:
-            left = 1 - max(disk.checkpoints, default=0) / STEPS
+        left = 1 - max(disk.checkpoints, default=0) / STEPS
+        # A run that has nothing left to do but to write its model has been killed enough.
+        if len(story.kills) < kills and (left > 0 or rng.random() < 0.3):
             counts = {aim: round(left * count) for aim, count in before.counts.items()}
-            kill = strike(children, began, given.out, before.seconds, counts, rng, online)
+            counts["exports"] = 1
+            kill = strike(children, began, given.out, before.seconds, counts, rng)
         if kill is None:
             statuses = wait(children, PATIENCE)
         check_states(lines_of(command.states)[marks:], before, disk, story)
@@ -177,7 +178,6 @@ def strike(
     seconds: float,
     counts: Mapping[str, int],
     rng: np.random.Generator,
-    online: bool,
 ) -> Kill | None:
     """Kill one of a run's processes at a moment that is drawn.
 
@@ -188,18 +188,17 @@ def strike(
         seconds: that a run takes.
         counts: how often each thing will be begun.
         rng: draws.
-        online: whether the run collects.
 
     Returns:
         What was hit; None if the run ended before.
     """
-    aims = ONLINE_AIMS if online else AIMS
+    aims = [aim for aim in AIMS if aim == "any" or counts[aim]]
     aim = str(rng.choice(aims, p=weights(aims)))
     number = int(rng.integers(len(children)))
     child = children[number]
     delay = rng.uniform(0, seconds if aim == "any" else WITHIN[aim])
     if aim != "any":
-        nth = int(rng.integers(1, max(counts[aim], 1) + 1))
+        nth = int(rng.integers(1, counts[aim] + 1))
         until = began + PATIENCE
         while child.watch[aim] < nth and not exported(child) and time.monotonic() < until:
             if has_ended(child):
@@ -226,7 +225,12 @@ def strike(
 
 def weights(aims: Sequence[str]) -> np.ndarray:
     """How often each aim is taken: saves and what is collected are where it hurts most."""
-    found = np.array([{"exports": 0.3, "saves": 2.0, "parts": 1.5}.get(aim, 1.0) for aim in aims])
+    found = np.array(
+        [
+            {"exports": 0.3, "saves": 1.5, "collections": 2.0, "parts": 2.0}.get(aim, 1.0)
+            for aim in aims
+        ]
+    )
     return found / found.sum()
 
 
@@ -241,15 +245,18 @@ def has_ended(child: Child) -> bool:
     return found is not None
 
 
-def doing(child: Child, folder: Path) -> str:
+def doing(child: Child, folder: Path) -> tuple[str, ...]:
     """What a process was doing when it was killed."""
-    if child.watch["exports"]:
-        return "export"
+    found = []
     if any((folder / "checkpoints").glob("*.orbax-checkpoint-tmp")):
-        return "save"
-    if child.watch[BUSY]:
-        return "collect"
-    return "step" if child.watch["steps"] else "start"
+        found.append("save")
+    if child.watch["exports"]:
+        found.append("export")
+    elif child.watch[BUSY]:
+        found.append("collect")
+    elif child.watch["steps"]:
+        found.append("step")
+    return tuple(found) or ("start",)
 
 
 def look(folder: Path) -> Disk:
