@@ -72,7 +72,7 @@ def collectives(program: Program) -> list[Collective]:
             if kind not in KINDS or is_continued(line):
                 continue
             buffers = (computation[operand].made for operand in line.operands)
-            read = sum(buffer.bytes for made in buffers for buffer in made)
+            read = sum((buffer.bytes for made in buffers for buffer in made), 0.0)
             group = group_of(line.said)
             if kind == "all-reduce" and keeps_a_part(computation, line):
                 kind = "reduce-scatter"

@@ -161,7 +161,7 @@ def learning_memory(run: Abstract, learning: Learning) -> list[Held]:
     return held
 
 
-def activations_kept(run: Abstract) -> float:
+def activations_kept(run: Abstract) -> float | int:
     """What the backward pass of a micro-batch finds, by the account of ``llm.footprint``."""
     return next(item.bytes for item in estimated(run) if item.what == KEPT)
 
@@ -245,7 +245,7 @@ def token_flops(architecture: Architecture, tokens: int, seen: int, *, head: boo
     return tokens * (2.0 * matrix_size(a) + attention + output)
 
 
-def part(run: Abstract, program: Compiled, runs: float, flops: float) -> Part:
+def part(run: Abstract, program: Compiled, runs: float | int, flops: float | int) -> Part:
     """A program as often as a step runs it.
 
     Args:

@@ -156,7 +156,7 @@ def plain(*columns: str) -> Table:
     return table
 
 
-def size(number: float) -> str:
+def size(number: float | int) -> str:
     """Bytes in the unit people would use."""
     unit, factor = next(
         (pair for pair in (("GiB", GIB), ("MiB", 2**20)) if number >= pair[1]), ("KiB", 2**10)
@@ -164,7 +164,7 @@ def size(number: float) -> str:
     return f"{number / factor:,.2f} {unit}"
 
 
-def milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float | int) -> str:
     """A time to compare programs by."""
     return f"{1e3 * seconds:,.1f} ms"
 

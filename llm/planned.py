@@ -17,7 +17,7 @@ class Held:
     """A kind of memory: what it is, bytes on one device, and during which program; or always."""
 
     what: str
-    bytes: float
+    bytes: float | int
     when: str
 
 
@@ -38,11 +38,11 @@ class Part:
     """
 
     name: str
-    runs: float
-    flops: float
+    runs: float | int
+    flops: float | int
     bound: Roofline
     exchanges: dict[str, tuple[float, float]]
-    moved: float
+    moved: float | int
     total: int
     given: tuple[str, ...]
     seconds: float
@@ -84,8 +84,8 @@ class Planned:
     micro_batches: int
     batch: int
     steps: int
-    tokens: float
-    flops: float
+    tokens: float | int
+    flops: float | int
     peak_flops: float
     memory: tuple[Held, ...] = ()
     usable: float
@@ -94,7 +94,7 @@ class Planned:
     refused: str | None = None
     needs: float | None = None
 
-    def held(self, when: str) -> float:
+    def held(self, when: str) -> float | int:
         """Bytes while a program runs, those that are always there included."""
         return sum(item.bytes for item in self.memory if item.when in (ALWAYS, when))
 
@@ -104,7 +104,7 @@ class Planned:
         return max((item.when for item in self.memory), key=self.held, default=ALWAYS)
 
     @property
-    def peak(self) -> float:
+    def peak(self) -> float | int:
         """Bytes when most is held; of a refused run at least those."""
         return max(self.held(self.fullest), self.needs or 0.0)
 
@@ -116,7 +116,7 @@ class Planned:
     @property
     def step_seconds(self) -> float:
         """The least time a step takes: its programs run one after the other."""
-        return sum(part.bound.seconds for part in self.parts)
+        return sum((part.bound.seconds for part in self.parts), 0.0)
 
     @property
     def tokens_per_second(self) -> float:
@@ -143,7 +143,7 @@ class Planned:
         """At least, of the whole run."""
         return self.steps * self.dollars_per_step
 
-    def counted(self, part: Part) -> float:
+    def counted(self, part: Part) -> float | int:
         """Bytes of a device while a program runs, kind by kind: what the compiler should say."""
         always = sum(x.bytes for x in self.memory if x.when == ALWAYS and x.what in part.given)
         return always + sum(x.bytes for x in self.memory if x.when == part.name)

@@ -71,7 +71,7 @@ class Compiled:
     outputs: int
     aliases: int
     temporaries: int
-    moved: float
+    moved: float | int
     exchanges: tuple[Collective, ...]
     seconds: float
 
@@ -264,7 +264,7 @@ def compiled(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise DoesNotFit(name, needed(str(error)), str(error)) from None
-    read = read_program(program.as_text(), run.trips if name in CHUNKED else 1)
+    read = read_program(program.as_text(), float(run.trips) if name in CHUNKED else 1.0)
     found = program.memory_analysis()
     inside = found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
     return Compiled(

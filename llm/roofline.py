@@ -44,7 +44,7 @@ class Roofline:
         """Which of the three it is."""
         return max(("arithmetic", "memory", "messages"), key=lambda name: getattr(self, name))
 
-    def times(self, often: float) -> "Roofline":
+    def times(self, often: float | int) -> "Roofline":
         """The same so many times, one after the other."""
         return Roofline(
             arithmetic=often * self.arithmetic,
@@ -54,8 +54,8 @@ class Roofline:
 
 
 def roofline(
-    flops: float,
-    moved: float,
+    flops: float | int,
+    moved: float | int,
     exchanges: Sequence[Collective],
     topology: Topology,
     devices: Sequence[Any],
@@ -73,7 +73,7 @@ def roofline(
     return Roofline(
         arithmetic=flops / (device.flops * topology.chips),
         memory=moved / device.bandwidth,
-        messages=sum(x.times * message_seconds(x, topology, devices) for x in exchanges),
+        messages=sum((x.times * message_seconds(x, topology, devices) for x in exchanges), 0.0),
     )
 
 
@@ -99,9 +99,9 @@ class Passes:
         head: the output matrix.
     """
 
-    blocks: float
-    attention: float
-    head: float
+    blocks: float | int
+    attention: float | int
+    head: float | int
 
 
 FORWARD = Passes(1, 1, 1)

@@ -48,7 +48,7 @@ def moved_by(program: Program, computation: Computation, line: Instruction) -> f
     if line.opcode in ("copy-start", "slice-start"):
         # A copy between memories, made ahead: what arrives is as large as what is read.
         ends = (given[0][0], line.made[1])
-        return sum(line.made[1].bytes for end in ends if not end.near)
+        return sum((line.made[1].bytes for end in ends if not end.near), 0.0)
     if line.opcode == "fusion":
         inner = program.computations[str(line.runs("calls"))]
         return read_by_kernel(program, inner, line, given) + written_by_kernel(inner, line)
@@ -56,12 +56,12 @@ def moved_by(program: Program, computation: Computation, line: Instruction) -> f
         return 2 * far(line.made)
     if line.opcode == "dynamic-update-slice":
         return 2 * far(given[1])
-    return far(line.made) + sum(map(far, given))
+    return far(line.made) + sum(map(far, given), 0.0)
 
 
 def far(buffers: Sequence[Buffer]) -> float:
     """Bytes of those arrays that lie in the main memory."""
-    return sum(buffer.bytes for buffer in buffers if not buffer.near)
+    return sum((buffer.bytes for buffer in buffers if not buffer.near), 0.0)
 
 
 def read_by_kernel(
@@ -72,16 +72,16 @@ def read_by_kernel(
 ) -> float:
     """Bytes that a kernel reads of its operands."""
     handed_on = {operand for _, operand in passed_on(line.said)}
-    return sum(
-        min(far(held), used(program, inner, name))
-        for number, (name, held) in enumerate(zip(parameters_of(inner), given, strict=True))
-        if number not in handed_on
-    )
+    total = 0.0
+    for number, (name, held) in enumerate(zip(parameters_of(inner), given, strict=True)):
+        if number not in handed_on:
+            total += min(far(held), used(program, inner, name))
+    return total
 
 
 def used(program: Program, inner: Computation, name: str) -> float:
     """Bytes of an array inside a kernel that its users take of it."""
-    whole = sum(buffer.bytes for buffer in inner[name].made)
+    whole = sum((buffer.bytes for buffer in inner[name].made), 0.0)
     total = 0.0
     for user in inner.values():
         for place, operand in enumerate(user.operands):
@@ -105,7 +105,7 @@ def written_by_kernel(inner: Computation, line: Instruction) -> float:
     """Bytes of its results that a kernel writes."""
     handed_on = {result for result, _ in passed_on(line.said)}
     root = next(each for each in inner.values() if each.root)
-    results = root.operands if root.opcode == "tuple" else (root.name,)
+    results = root.operands if root.opcode == "tuple" else (root.name,) * len(line.made)
     total = 0.0
     for place, (buffer, name) in enumerate(zip(line.made, results, strict=False)):
         if place in handed_on or buffer.near:

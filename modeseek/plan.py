@@ -56,8 +56,8 @@ class Load:
 
         return Workload(
             prompts=self.prompts,
-            prompt_tokens=self.prompt_tokens,
-            response_tokens=self.response_tokens,
+            prompt_tokens=float(self.prompt_tokens),
+            response_tokens=float(self.response_tokens),
             responses=self.responses,
             longest=self.longest or self.mean,
         )

@@ -27,8 +27,8 @@ from llm.workload import Workload
 BATCH, PROMPT, RESPONSE = 256, 512, 256
 LOAD = Workload(
     prompts=60_000,
-    prompt_tokens=PROMPT,
-    response_tokens=RESPONSE,
+    prompt_tokens=float(PROMPT),
+    response_tokens=float(RESPONSE),
     responses=2,
     longest=PROMPT + 2 * RESPONSE,
 )
@@ -97,7 +97,7 @@ def compile_row(row: Row) -> Planned:
 
 
 def layouts(row: Row, architecture: Architecture, topology: Topology) -> Iterator[Training]:
-    """Layouts to try: those that should fit, the fastest first by the count; at last the smallest."""
+    """Layouts to try: those that should fit, the fastest by the count first; then the smallest."""
     recipe = TRAIN_RECIPES[row.recipe]
     fresh = recipe.collection.source != "dataset"
     responses = recipe.collection.responses if fresh else LOAD.responses
