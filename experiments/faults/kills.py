@@ -248,7 +248,8 @@ def has_ended(child: Child) -> bool:
 def doing(child: Child, folder: Path) -> tuple[str, ...]:
     """What a process was doing when it was killed."""
     found = []
-    if any((folder / "checkpoints").glob("*.orbax-checkpoint-tmp")):
+    # What an earlier kill has left of a save is cleared away before the next one begins.
+    if child.watch["saves"] and any((folder / "checkpoints").glob("*.orbax-checkpoint-tmp")):
         found.append("save")
     if child.watch["exports"]:
         found.append("export")

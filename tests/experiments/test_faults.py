@@ -127,6 +127,8 @@ def test_what_a_run_was_doing_is_read_from_its_counters_and_its_folder(tmp_path)
     child.watch.add(BUSY)
     assert doing(child, tmp_path) == ("collect",)
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert doing(child, tmp_path) == ("collect",), "left by another kill"
+    child.watch.add("saves")
     assert doing(child, tmp_path) == ("save", "collect")
     child.watch.add("exports")
     assert doing(child, tmp_path) == ("save", "export")
