@@ -38,6 +38,8 @@ class Options:
     """A commit, or a folder with another state of this repository, to run in the same rounds."""
     peers: bool = True
     """Whether TRL and transformers run too, where they are installed."""
+    tunix: Path | None = None
+    """Interpreter of an environment with google-tunix, jax and flax, if it is to train too."""
     rounds: int = 3
     """Times that everyone runs everything."""
     recipes: tuple[str, ...] = ()
@@ -68,6 +70,8 @@ def main() -> None:
                 parts=options.only,
                 rounds=options.rounds,
                 peers=options.peers,
+                # Absolute, and not resolved: a link to an interpreter says which environment it is.
+                tunix=None if options.tunix is None else str(options.tunix.absolute()),
                 before=before,
                 peak=peak,
                 notebook=notebook,

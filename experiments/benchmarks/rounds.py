@@ -27,6 +27,7 @@ from experiments.results import commit
 
 Place = Literal["cpu", "gpu"]
 
+ROOT = Path(__file__).parents[2]
 OURS = "modeseek"
 NO_ROOM = "ran out of memory"
 EXHAUSTED = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "MemoryError")
@@ -44,16 +45,20 @@ class Contestant:
         module: of ``experiments.benchmarks``, run with the path of a task.
         needs: packages without which there is nobody to run.
         checkout: of the project, whose ``llm`` runs in the place of this one's.
+        python: the interpreter of an environment of its own; this one when None.
     """
 
     name: str
     module: str = "ours"
     needs: tuple[str, ...] = ()
     checkout: Path | None = None
+    python: str | None = None
 
     @property
     def missing(self) -> list[str]:
-        """Packages that are not installed here."""
+        """Packages that are not installed here; of another environment nothing is known."""
+        if self.python is not None:
+            return []
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
@@ -107,7 +112,8 @@ def listen(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = save_task(Path(folder) / "task.json", turn.task)
-        line = [sys.executable, "-m", f"experiments.benchmarks.{turn.who.module}", str(path)]
+        python = turn.who.python or sys.executable
+        line = [python, "-m", f"experiments.benchmarks.{turn.who.module}", str(path)]
         if turn.who.checkout is not None:
             line.append(str(turn.who.checkout))
         out, err = Path(folder) / "out", Path(folder) / "err"
@@ -116,6 +122,7 @@ def listen(
             try:
                 done = subprocess.run(
                     line,
+                    cwd=ROOT,
                     stdout=stdout,
                     stderr=stderr,
                     env={**environment(turn.task, place), **told},
@@ -196,10 +203,9 @@ def checked_out(what: str) -> Iterator[Contestant]:
     if Path(what).is_dir():
         yield Contestant(name=f"{OURS} before", checkout=Path(what).resolve())
         return
-    root = Path(__file__).parents[2]
     with tempfile.TemporaryDirectory() as folder:
         tree = str(Path(folder) / "before")
-        git = ["git", "-C", str(root), "worktree"]
+        git = ["git", "-C", str(ROOT), "worktree"]
         subprocess.run([*git, "prune"], capture_output=True, check=False)  # after a run cut short
         made = subprocess.run([*git, "add", "--detach", tree, what], capture_output=True, text=True)
         if made.returncode:

@@ -73,6 +73,8 @@ LONGEST = 4
 
 PADDING_FREE = Contestant(name="TRL, padding-free", module="trl_peer", needs=TRL.needs)
 """Lays rows end to end, where its trainer can."""
+TUNIX = Contestant(name="tunix", module="tunix_peer")
+"""Needs an environment of its own: it cannot be installed beside the versions that TRL needs."""
 
 
 def written_down(folder: Path, model: Model) -> Model:
@@ -141,9 +143,12 @@ def writing(sizes: Sizes, model: Model, folder: Path) -> list[Turn]:
     return [Turn(who=MODESEEK, task=task), Turn(who=TRANSFORMERS, task=task)]
 
 
-def present(turns: Sequence[Turn], peers: bool) -> list[Turn]:
-    """Those who are here, and wanted."""
-    return [t for t in turns if t.who == MODESEEK or (peers and not t.who.missing)]
+def present(turns: Sequence[Turn], peers: bool, tunix: str | None) -> list[Turn]:
+    """Those who are here, and wanted; tunix trains what DPO is given."""
+    found = [t for t in turns if t.who == MODESEEK or (peers and not t.who.missing)]
+    if tunix is not None and getattr(turns[0].task, "recipe", "") == "dpo":
+        found.append(Turn(who=replace(TUNIX, python=tunix), task=turns[0].task))
+    return found
 
 
 def speed(
@@ -153,6 +158,7 @@ def speed(
     parts: Sequence[str],
     rounds: int,
     peers: bool,
+    tunix: str | None = None,
     before: Contestant | None,
     peak: float,
     notebook: Notebook,
@@ -165,6 +171,7 @@ def speed(
         parts: ``train``, ``sample`` or both.
         rounds: times that everyone runs everything.
         peers: whether others run too.
+        tunix: the interpreter of an environment that has it; None where there is none.
         before: an earlier state of ours, if that is to run too.
         peak: FLOP/s of the machine.
         notebook: gets every run as it ends.
@@ -178,7 +185,7 @@ def speed(
         tables |= {"writing": writing(sizes, model, folder)}
     lines: list[Line] = []
     for name, asked in tables.items():
-        turns = as_before(present(asked, peers), before)
+        turns = as_before(present(asked, peers, tunix), before)
         found: list[dict[str, dict[str, Numbers | str]]] = []
         for number, results in enumerate(in_turn(turns, rounds, "cpu"), 1):
             yield f"{name}, round {number} of {rounds}"
