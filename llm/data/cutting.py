@@ -20,10 +20,11 @@ from jaxtyping import Int64
 
 from llm.data.packing import Place
 
-OVERHEAD, CPU_OVERHEAD = 512, 64
-"""Positions whose arithmetic takes as long as starting one more micro-batch does: an accelerator is
-done with a few hundred before it has read the weights and added their gradient up, and wants many
-at a time. A CPU is not, and works better on what its caches hold."""
+OVERHEAD, CPU_OVERHEAD, CPU_WIDTH = 512, 64, 256
+"""Positions whose arithmetic takes as long as starting one more micro-batch does, at most, and on a
+CPU with a model so wide: an accelerator is done with a few hundred before it has read the weights
+and added their gradient up, and wants many at a time. A CPU is not, and works better on what its
+caches hold; but a position of a narrow model takes it no time either."""
 
 Size = tuple[int, int]
 """Rows and positions in a row."""
@@ -39,7 +40,9 @@ class Piece(NamedTuple):
 def price(size: Size, width: int) -> float:
     """What one batch costs, in positions of a row so short that attention is free."""
     rows, length = size
-    overhead = CPU_OVERHEAD if jax.default_backend() == "cpu" else OVERHEAD
+    overhead = float(OVERHEAD)
+    if jax.default_backend() == "cpu":
+        overhead = min(overhead, CPU_OVERHEAD * (CPU_WIDTH / width) ** 2)
     return overhead + rows * length * (1 + length / (6 * width))
 
 
