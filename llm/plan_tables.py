@@ -27,6 +27,14 @@ def summary(planned: Planned, topology: Topology) -> str:
     )
 
 
+def tables(planned: Planned, topology: Topology) -> list[Table]:
+    """All there is to say of a plan; of one that was refused, what is known."""
+    found = [memory_table(planned)] if planned.memory else []
+    if planned.parts and planned.refused is None:
+        found += [program_table(planned), message_table(planned), result_table(planned, topology)]
+    return found
+
+
 def memory_table(planned: Planned) -> Table:
     """Memory of one chip by kind: what is always there, and what comes with the fullest program."""
     table = plain("memory of a chip", "", "when")

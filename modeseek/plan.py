@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from experiments.catalogue import check_known
 from llm.compilers import check_compiler, prepare_environment
@@ -121,56 +122,49 @@ def say(asked: Asked, name: str, recipe: Any, settings: Any, console: Console) -
     Raises:
         ValueError: for anything that cannot be planned; nothing slow has begun then.
     """
-    from llm.plan import plan
+    from llm.abstract import abstract_run
+    from llm.plan_apart import apart
     from llm.plan_choices import largest, recommended, sweep
-    from llm.plan_tables import (
-        as_json,
-        memory_table,
-        message_table,
-        program_table,
-        result_table,
-        summary,
-        sweep_table,
-    )
+    from llm.plan_tables import as_json, summary, sweep_table, tables
     from llm.topology import read_topology
 
     topology = read_topology(asked.topology)
     check_compiler(asked.topology)
     architecture, load = architecture_of(settings.model), asked.load.workload()
-
-    def compiled(settings: Any, quick: bool = asked.quick) -> "Planned":
-        with console.status(f"compiling for {topology.name}"):
-            given = architecture, name, recipe, settings, load, topology
-            return plan(*given, price=asked.price, quick=quick)
-
+    if not asked.sweep:  # what cannot be laid out is refused here and not by a compiler
+        assert abstract_run(name, recipe, settings, architecture, load, topology).shape
     tried: list[Planned] = []
     best: Planned | None = None
-    if asked.sweep:
-        for found in sweep(lambda s: compiled(s, True), architecture, settings, topology):
-            tried.append(found)
-            if console.is_terminal:
-                console.print(f"{found.mesh} remat {found.remat}: {verdict(found)}")
-        best = recommended(tried)
-        console.print(sweep_table(tried, best))
-        if best is None:
-            raise ValueError(
-                f"no way to lay out {name} fits {topology.name}: give more chips, a smaller "
-                "--packing.max-tokens, or --adapters.rank."
-            )
-        settings = laid_out_as(settings, best)
-    if asked.largest:
-        planned = largest(compiled, settings)
-    elif best is not None and asked.quick:
-        planned = best
-    else:
-        planned = compiled(settings)
+    with apart() as plan:
+
+        def compiled(settings: Any, quick: bool = asked.quick) -> "Planned":
+            with console.status(f"compiling for {topology.name}"):
+                given = architecture, name, recipe, settings, load, topology
+                return plan(*given, price=asked.price, quick=quick)
+
+        if asked.sweep:
+            for found in sweep(lambda s: compiled(s, True), architecture, settings, topology):
+                tried.append(found)
+                if console.is_terminal:
+                    console.print(f"{found.mesh} remat {found.remat}: {verdict(found)}")
+            best = recommended(tried)
+            console.print(sweep_table(tried, best))
+            if best is None:
+                raise ValueError(
+                    f"no way to lay out {name} fits {topology.name}: give more chips, a smaller "
+                    "--packing.max-tokens, or --adapters.rank."
+                )
+            settings = laid_out_as(settings, best)
+        if asked.largest:
+            planned = largest(compiled, settings)
+        elif best is not None and asked.quick:
+            planned = best
+        else:
+            planned = compiled(settings)
     console.print(summary(planned, topology))
     if planned.refused is not None:
-        console.print(f"[red]does not fit[/]: {planned.refused}")
-    tables = [memory_table(planned)] if planned.memory else []
-    if planned.parts and planned.refused is None:
-        tables += [program_table(planned), message_table(planned), result_table(planned, topology)]
-    for table in tables:
+        console.print(f"[red]does not fit[/]: {escape(planned.refused)}")
+    for table in tables(planned, topology):
         console.print()
         console.print(table)
     if asked.out is not None:

@@ -16,7 +16,7 @@ from llm.footprint import dtype_of, memory, total
 from llm.model import abstract_decoder, parameters
 from llm.model.architecture import Architecture, architecture_from_config
 from llm.model.public import PUBLIC
-from llm.plan import plan
+from llm.plan_apart import Planner
 from llm.plan_choices import LANES, MOST_TENSOR, REMATS, with_rows
 from llm.planned import Planned
 from llm.roofline import executed_flops, learning_passes
@@ -78,8 +78,12 @@ def wanted() -> Iterator[Row]:
                     yield Row(model, recipe, topology)
 
 
-def compile_row(row: Row) -> Planned:
-    """Choose a layout and compile it; where it does not fit, the next smaller one.
+def compile_row(row: Row, plan: Planner) -> Planned:
+    """Choose a layout and compile it; where it does not fit, the next one.
+
+    Args:
+        row: what.
+        plan: compiles.
 
     Returns:
         The first that fits, or the smallest there is.

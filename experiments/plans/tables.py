@@ -49,11 +49,11 @@ def markdown(rows: Mapping[str, dict[str, Any]], wanted: Sequence[Row]) -> str:
             prices=prices,
         )
     ]
-    missing = [row.key for row in wanted if row.key not in rows]
+    missing = [row for row in wanted if row.key not in rows]
     if missing:
         parts.append(
             f"{len(wanted) - len(missing)} of {len(wanted)} rows are there; the command goes on "
-            f"with the others. Missing: {', '.join(missing)}.\n"
+            f"with the others: {listed(missing)}.\n"
         )
     parts.append(growth(rows))
     for model in PUBLIC:
@@ -67,6 +67,14 @@ def markdown(rows: Mapping[str, dict[str, Any]], wanted: Sequence[Row]) -> str:
             if found:
                 parts.append(f"## {model}, {recipe}\n\n" + table(found))
     return "\n".join(parts)
+
+
+def listed(rows: Sequence[Row]) -> str:
+    """Rows in few words: each model and method once."""
+    slices: dict[str, list[str]] = {}
+    for row in rows:
+        slices.setdefault(f"{row.model} {row.recipe}", []).append(row.topology)
+    return "; ".join(f"{run} on {', '.join(names)}" for run, names in slices.items())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
