@@ -99,7 +99,7 @@ def token_logprobs(
         if value is not None and not isinstance(value, Tracer) and not value > 0:
             raise ValueError(f"{name} is {value!r}; it must be greater than 0.")
     require_even_runs(mesh, count.shape[0], {"hidden": hidden, "source": source, "target": target})
-    slices = 1 if mesh is None else mesh.shape[VOCABULARY]
+    slices, pieces = (1 if mesh is None else mesh.shape[x] for x in (VOCABULARY, ROWS[1]))
     sliced = matrix.shape[0] % slices == 0
     rule = truncating(top_k, top_p, slices if sliced else 1)
     if chunk is None:
@@ -112,7 +112,8 @@ def token_logprobs(
         rule=rule,
         mesh=mesh,
         sliced=mesh is not None and sliced,
-        shared=mesh is not None and matrix.shape[1] % mesh.shape[ROWS[1]] == 0,
+        # With one device there is nothing to share, and libtpu ends at the attempt.
+        shared=pieces > 1 and matrix.shape[1] % pieces == 0,
     )
     scale = lax.stop_gradient(1 / jnp.asarray(temperature, wide(hidden)))
     return statistics(layout, hidden, matrix, reference, scale, source, target, count)
