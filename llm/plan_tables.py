@@ -143,11 +143,14 @@ def sweep_table(found: Sequence[Planned], best: Planned | None) -> Table:
     for one in found:
         limits = {name: sum(getattr(p.bound, name) for p in one.parts) for name in BOUNDS}
         refused = one.refused is not None
+        word = "best" if one is best else "" if one.fits else "large"
+        if refused and "the compiler ended" in str(one.refused):
+            word = "fails"
         table.add_row(
-            "[bold]best[/]" if one is best else ("" if one.fits else "[red]too large[/]"),
+            word,
             *(str(one.mesh[axis]) for axis in ("data", "fsdp", "tensor")),
             one.remat,
-            f"{one.rows} x {one.length}",
+            f"{one.rows}x{one.length}",
             size(one.peak) if one.peak else "",
             "" if refused else milliseconds(one.step_seconds),
             "" if refused else max(limits, key=lambda name: limits[name]),
