@@ -19,6 +19,7 @@ import optax
 from flax import nnx
 
 from llm.devices import Device
+from llm.flops import matrix_size
 from llm.logprobs.primitive import ACCELERATOR_BLOCK_BYTES, BLOCK_BYTES
 from llm.model import abstract_decoder
 from llm.model.architecture import Architecture
@@ -35,6 +36,9 @@ MASTER = 4
 
 WEIGHTS, OPTIMIZER, GRADIENT = "weights that train", "optimizer", "gradient, added up"
 """What an optimizer step reads and writes."""
+
+OUTPUT, CHUNK = "output matrix, put together", "logits of a chunk"
+"""What a model that writes nothing does without."""
 
 LOGIT_ARRAYS = 3
 """Blocks of logits that exist at once: the logits, their softmax, what is to be told them."""
@@ -156,11 +160,15 @@ def memory(
         Item("activations of a layer", R * working / tensor, "training"),
     ]
     if dtype.itemsize < MASTER:
-        everything = a.layers * copies + 2 * number * a.vocab_size * a.width
-        items.append(Item(f"{dtype.name} copies", everything / pieces, "training"))
+        items.append(Item(f"{dtype.name} copies", a.layers * copies / pieces, "training"))
+    output = "embedding/matrix" if a.tied else "head/matrix"
+    moves = any(path.endswith(output) for path in trains)
+    items += whole_weights(a, dtype, settings.mesh.fsdp or 1, tensor, moves)
     block = BLOCK_BYTES if device.kind == "cpu" else ACCELERATOR_BLOCK_BYTES
     whole = R * S * a.vocab_size * MASTER
-    items.append(Item("logits of a chunk", LOGIT_ARRAYS * min(block, whole), "training"))
+    items.append(Item(CHUNK, LOGIT_ARRAYS * min(block, whole), "training"))
+    if not any(path.endswith(output) for path in shapes):  # a reward model writes nothing
+        items = [item for item in items if item.what not in (OUTPUT, CHUNK)]
     if online:
         # What is written ahead is written while steps are taken, by a copy of the policy.
         writing = "always" if settings.ahead else "sampling"
@@ -177,6 +185,32 @@ def memory(
             Item("logits of a token", LOGIT_ARRAYS * mine * a.vocab_size * MASTER, writing),
         ]
     return items
+
+
+def whole_weights(
+    architecture: Architecture, dtype: Any, fsdp: int, tensor: int, moves: bool
+) -> list[Item]:
+    """Weights as arithmetic needs them: put together along ``fsdp``, for as long as they are used.
+
+    Args:
+        architecture: of the policy.
+        dtype: of the arithmetic.
+        fsdp: pieces that are put together.
+        tensor: pieces that stay apart.
+        moves: whether the output matrix trains.
+    """
+    a, number = architecture, jnp.dtype(dtype).itemsize
+    words = a.vocab_size * a.width / tensor
+    items = []
+    if number < MASTER or fsdp > 1:
+        # Its gradient is added up whole, and then each device gets its piece.
+        gradient = MASTER * words if moves and fsdp > 1 else 0
+        items.append(Item(OUTPUT, number * words, "training"))
+        items.append(Item("its gradient, added up whole", gradient, "training"))
+    if fsdp > 1:
+        layer = matrix_size(a) / a.layers / tensor
+        items.append(Item("layer, put together, and gradient", 2 * number * layer, "training"))
+    return [item for item in items if item.bytes]
 
 
 def dtype_of(settings: Training, device: Device) -> Any:
