@@ -195,7 +195,7 @@ def compile_writing(run: Abstract) -> Writing:
     """
     settings, N = run.prepared.settings, run.prepared.recipe.collection.responses
     decoder = run.loaded.policy(run.loaded.trainable)
-    rounding = {"dtype": decoder.dtype, "mesh": run.mesh}
+    rounding = {"dtype": decoder.dtype, "mesh": run.mesh if settings.sampling.gather else None}
     weights = parameters(decoder)
     _, places = compiled(run, "prepare", prepare, weights, **rounding)
     weights = at(jax.eval_shape(partial(prepare, **rounding), weights), places)
