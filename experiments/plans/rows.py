@@ -139,19 +139,17 @@ def meshes_for(row: Row, architecture: Architecture, topology: Topology) -> list
         while tensor < min(MOST_TENSOR, topology.chips) and size / tensor > allowed:
             tensor *= 2
         gather = size / tensor <= allowed
-    rest = topology.chips // tensor
     collected = BATCH * recipe.collection.responses
-    sampling = SamplingSettings(
-        max_new_tokens=RESPONSE, rows=min(ROWS_TO_WRITE * rest, collected), gather=gather
-    )
-    return [
-        replace(
-            training,
-            mesh=MeshSettings(data=rest // fsdp, fsdp=fsdp, tensor=tensor),
-            sampling=sampling,
-        )
-        for fsdp in sorted({rest, math.gcd(rest, architecture.width // LANES)})
-    ]
+    most = math.gcd(math.gcd(MOST_TENSOR, architecture.kv_heads), topology.chips)
+    found = []
+    for pieces in sorted({tensor, most}):
+        rest = topology.chips // pieces
+        rows = min(ROWS_TO_WRITE * rest, collected)
+        sampling = SamplingSettings(max_new_tokens=RESPONSE, rows=rows, gather=gather)
+        for fsdp in sorted({rest, math.gcd(rest, architecture.width // LANES)}):
+            mesh = MeshSettings(data=rest // fsdp, fsdp=fsdp, tensor=pieces)
+            found.append(replace(training, mesh=mesh, sampling=sampling))
+    return found
 
 
 def seconds(
@@ -168,9 +166,14 @@ def seconds(
     # Weights are put together twice and gradients summed once; whole where pieces are narrow.
     narrow = architecture.width // fsdp < LANES
     sent = 2 * parameters / tensor * ((3 + narrow) * (fsdp > 1) + 2 / fsdp * (data > 1))
-    links = len(topology.shape) * (2 if topology.generation.ring <= max(topology.shape) else 1)
+    # Along tensor every layer adds up activations twice on the way there and twice on the way back,
+    # over the links of one dimension.
+    layers = 2 * rows * length * architecture.width * architecture.layers
+    added = (tensor > 1) * 2 * (6 if settings.remat == "full" else 4) * layers
+    closed = topology.generation.ring <= max(topology.shape)
+    links = len(topology.shape) * (2 if closed else 1)
     arithmetic = flops / (topology.device.flops * topology.chips)
-    return times * max(arithmetic, sent / (links * topology.generation.link))
+    return times * max(arithmetic, (sent / links + added) / topology.generation.link)
 
 
 def counted(
