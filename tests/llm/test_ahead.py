@@ -376,8 +376,15 @@ def stepped(self, state, batches):
     calls.append(None)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGINT)
-        threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Thread(target=once_saved, daemon=True).start()
     return step(self, state, batches)
+
+def once_saved():
+    out = Path(sys.argv[sys.argv.index("--out") + 1])
+    while not (out / "checkpoints" / "2").is_dir():
+        time.sleep(0.1)
+    time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGINT)
 
 collection.Judges.judge, Step.__call__ = hanging, stepped
 from modeseek.cli import main

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filelock import FileLock
 from jax.sharding import PartitionSpec
 
 from llm.journal import METRICS, read_lines
@@ -23,22 +24,31 @@ GRADIENT = 1e-4
 """Of the largest number of an array: what another order of additions may change in a gradient."""
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
-    """What every mesh found, by mesh and case."""
-    path = tmp_path_factory.mktemp("meshes") / "found.npz"
+def find(path: Path) -> None:
+    """Run every case on every mesh, on eight devices."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.llm.on_meshes", str(path)],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     # The compiler says so where it can only move an array by putting all of it on every device.
     assert "rematerialization" not in done.stderr, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
+    """What every mesh found, by mesh and case."""
+    # Workers of one run share what takes minutes to find.
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    path = tmp_path_factory.getbasetemp().parent / f"meshes-{run}.npz"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            find(path)
     by: dict[str, dict[str, np.ndarray]] = {}
     with np.load(path) as stored:
         for key in stored.files:
