@@ -28,7 +28,8 @@ rows of a shard x positions, and how many of them a step is.
 - The programs were compiled with little effort (`--quick`): memory is within a tenth of what a run
   would take, messages are the same, and memory traffic is counted from below (arguments and
   results once, temporaries twice).
-- Prices are list prices on demand per chip and hour: {prices}.
+- Prices per chip and hour, on demand, and link speeds are as we remember the public figures, and
+  were not looked up: {prices}. Check them before you quote a cost.
 """
 
 
