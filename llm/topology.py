@@ -31,7 +31,7 @@ class Generation:
         usable: bytes of its memory that the compiler lets a program have.
         link: bytes/s over one link in one direction; there are two links along each dimension.
         ring: chips along a dimension from which on its ends are joined too.
-        price: US dollars per chip and hour, as listed for use on demand in the United States.
+        price: US dollars per chip and hour, on demand in the United States; from memory.
         shapes: slices that can be had, as they are written.
     """
 
