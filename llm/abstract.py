@@ -23,15 +23,15 @@ from llm.data.declared import Bounds, declare_shapes
 from llm.data.examples import Group
 from llm.data.packing import Batch, Shape, empty_batch, run_length
 from llm.data.plan import LANE, check_fits, round_up, shape_of
-from llm.footprint import dtype_of, laid_out, longest_group, lora_of, resident
+from llm.footprint import dtype_of, longest_group, lora_of
 from llm.groundwork import known_of, learner_of, reference_parameters
-from llm.loading import Loaded, does_train, structure
+from llm.loading import Loaded, does_train, sizes_for, structure
 from llm.logprobs.primitive import default_chunk
 from llm.mesh import batch_sharding, make_mesh, sharding
 from llm.model import ActorCritic, Decoder, RewardModel, abstract_decoder, parameters
 from llm.model.architecture import Architecture
 from llm.preparation import Prepared, is_online
-from llm.settings import MeshSettings, Training
+from llm.settings import Training
 from llm.topology import Topology, devices_of
 from llm.update import Fixed, Learner, Parameters
 from llm.workload import Workload
@@ -169,48 +169,57 @@ def shapes_at(tree: Any, place: NamedSharding) -> Any:
     )
 
 
-def abstract_run(
-    name: str,
-    recipe: Recipe,
-    settings: Training,
-    architecture: Architecture,
-    load: Workload,
-    topology: Topology,
-    *,
-    quick: bool = False,
-) -> Abstract:
-    """A run of which nothing has to be read.
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a plan is made for.
 
-    Args:
+    Attributes:
+        architecture: of the policy.
         name: of the recipe.
         recipe: the method.
         settings: of the run; all of a step has the longest group's row length.
-        architecture: of the policy.
         load: what the data are like.
         topology: the devices.
-        quick: see ``llm.programs.compiled``.
+        price: US dollars per chip and hour; that of the topology when None.
+        quick: whether to compile with little effort, see ``llm.programs.compiled``.
+    """
+
+    architecture: Architecture
+    name: str
+    recipe: Recipe
+    settings: Training
+    load: Workload
+    topology: Topology
+    price: float | None = None
+    quick: bool = False
+
+
+def abstract_run(question: Question) -> Abstract:
+    """A run of which nothing has to be read.
 
     Raises:
         ValueError: if the mesh does not fit the devices, or a group no batch.
     """
+    recipe, settings, load = question.recipe, question.settings, question.load
     if is_online(recipe):
         recipe = recipe.with_collection(prompts=settings.batch * recipe.reuse.minibatches)
         longest = settings.sampling.max_new_tokens
         load = replace(load, response_tokens=min(load.response_tokens, longest))
     prepared = Prepared(
-        name=name,
+        name=question.name,
         recipe=recipe,
         settings=settings,
         model=Path(settings.model or "."),
         config={},
-        architecture=architecture,
+        architecture=question.architecture,
         tokenizer=None,
         groups=groups_of(recipe, settings, load),
         held_out=[],
         out=Path("."),
         record={},
     )
-    return Abstract(prepared, abstract_model(prepared, topology), topology, load, quick)
+    topology = question.topology
+    return Abstract(prepared, abstract_model(prepared, topology), topology, load, question.quick)
 
 
 def groups_of(recipe: Recipe, settings: Training, load: Workload) -> list[Group]:
@@ -224,18 +233,11 @@ def groups_of(recipe: Recipe, settings: Training, load: Workload) -> list[Group]
     return [longest, *[mean] * (settings.batch - 1)]
 
 
-def sizes_for(architecture: Architecture, settings: Training, topology: Topology) -> MeshSettings:
-    """How a run lays out its devices: as the flags say, or as the model needs."""
-    shapes = parameters(abstract_decoder(architecture, lora=lora_of(settings.adapters)))
-    trains = {path: leaf for path, leaf in shapes.items() if does_train(path, settings)}
-    kept = sum(item.bytes for item in resident(settings, shapes, trains))
-    return laid_out(settings.mesh, topology.chips, kept, topology.generation.usable)
-
-
 def abstract_model(prepared: Prepared, topology: Topology) -> Loaded:
     """A model on the devices of a topology, without numbers, as ``llm.loading.load`` makes it."""
     settings, lora = prepared.settings, lora_of(prepared.settings.adapters)
-    sizes = sizes_for(prepared.architecture, settings, topology)
+    chips, usable = topology.chips, topology.generation.usable
+    sizes = sizes_for(prepared.architecture, settings, chips, usable)
     mesh = make_mesh(devices_of(topology), sizes.data, sizes.fsdp, sizes.tensor)
     model: Decoder | RewardModel | ActorCritic = abstract_decoder(
         prepared.architecture,

@@ -30,7 +30,7 @@ from llm.model import (
 )
 from llm.model.architecture import Architecture
 from llm.model.lora import LoRA
-from llm.settings import Training
+from llm.settings import MeshSettings, Training
 from llm.update import Parameters
 
 EMBEDDINGS = ("embedding/matrix", "positions/matrix", "head/matrix")
@@ -119,7 +119,7 @@ def load(
     """
     dtype = arithmetic(settings.dtype)
     lora = lora_of(settings.adapters)
-    mesh = mesh_for(architecture, settings, lora)
+    mesh = mesh_for(architecture, settings)
     model: Decoder | RewardModel | ActorCritic = load_decoder(
         str(folder),
         dtype=dtype,
@@ -144,16 +144,30 @@ def load(
     return Loaded(structure(model), values, trains, lora, mesh)
 
 
-def mesh_for(architecture: Architecture, settings: Training, lora: LoRA | None) -> Mesh | None:
+def mesh_for(architecture: Architecture, settings: Training) -> Mesh | None:
     """The devices of a run, laid out as the flags say or as the model needs; None for one."""
     if jax.device_count() == 1:
         return None
-    shapes = parameters(abstract_decoder(architecture, lora=lora))
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    sizes = sizes_for(architecture, settings, jax.device_count(), memory)
+    return make_mesh(data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
+
+
+def sizes_for(
+    architecture: Architecture, settings: Training, devices: int, memory: float | None
+) -> MeshSettings:
+    """How a run lays out its devices: as the flags say, or as the model needs.
+
+    Args:
+        architecture: of the policy.
+        settings: of the run.
+        devices: there are.
+        memory: of a device, bytes; None where it is not known.
+    """
+    shapes = parameters(abstract_decoder(architecture, lora=lora_of(settings.adapters)))
     trains = {path: leaf for path, leaf in shapes.items() if does_train(path, settings)}
     kept = sum(item.bytes for item in resident(settings, shapes, trains))
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    sizes = laid_out(settings.mesh, jax.device_count(), kept, memory)
-    return make_mesh(data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
+    return laid_out(settings.mesh, devices, kept, memory)
 
 
 def placed(value: jax.Array, where: NamedSharding) -> jax.Array:

@@ -10,7 +10,7 @@ figure. Times are bounds, not forecasts: no program is faster than its roofline.
 import math
 from dataclasses import replace
 
-from llm.abstract import Abstract, abstract_run
+from llm.abstract import Abstract, Question, abstract_run
 from llm.data.order import Order
 from llm.flops import forward_flops, matrix_size, training_factor
 from llm.footprint import GRADIENT, OPTIMIZER, WEIGHTS, Item, memory
@@ -30,44 +30,20 @@ from llm.programs import (
 )
 from llm.roofline import FORWARD, executed_flops, learning_passes, roofline
 from llm.sampler.sizes import SHORTEST, bucket
-from llm.settings import Training
-from llm.topology import Topology
-from llm.workload import Workload
-from objectives.recipes import Recipe
 
 READ = "model as it was read"
 BATCH, KEPT, OTHER = "batch", "activations kept", "other temporaries"
 COPY, CACHE = "weights to write with", "cache and what is written"
 
 
-def plan(
-    architecture: Architecture,
-    name: str,
-    recipe: Recipe,
-    settings: Training,
-    load: Workload,
-    topology: Topology,
-    *,
-    price: float | None = None,
-    quick: bool = False,
-) -> Planned:
+def plan(question: Question) -> Planned:
     """Compile the programs of a run and say what they take.
-
-    Args:
-        architecture: of the policy.
-        name: of the recipe.
-        recipe: the method.
-        settings: of the run.
-        load: what the data are like.
-        topology: the devices.
-        price: US dollars per chip and hour; the one that is listed when None.
-        quick: whether to compile with little effort, see ``llm.programs.compiled``.
 
     Raises:
         ValueError: for what cannot be laid out; nothing has been compiled then.
     """
-    run = abstract_run(name, recipe, settings, architecture, load, topology, quick=quick)
-    found = outline(run, topology.generation.price if price is None else price)
+    run = abstract_run(question)
+    found = outline(run, question.price)
     held: list[Held] = []
     parts: list[Part] = []
     try:
@@ -89,8 +65,13 @@ def plan(
     return replace(found, memory=tuple(held), parts=tuple(parts))
 
 
-def outline(run: Abstract, price: float) -> Planned:
-    """What is known of a run before its programs are compiled."""
+def outline(run: Abstract, price: float | None) -> Planned:
+    """What is known of a run before its programs are compiled.
+
+    Args:
+        run: what would be compiled.
+        price: US dollars per chip and hour; that of the topology when None.
+    """
     prepared, topology, load = run.prepared, run.topology, run.load
     settings, recipe = prepared.settings, prepared.recipe
     fresh, reuse = prepared.is_online, recipe.reuse
@@ -112,7 +93,7 @@ def outline(run: Abstract, price: float) -> Planned:
         flops=training_factor(run.loaded.lora is not None) * forward,
         peak_flops=topology.chips * topology.device.flops,
         usable=topology.generation.usable,
-        price=price,
+        price=topology.generation.price if price is None else price,
     )
 
 

@@ -8,41 +8,20 @@ import multiprocessing
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
-from llm.abstract import abstract_run
-from llm.model.architecture import Architecture
+from llm.abstract import Question, abstract_run
 from llm.plan import outline, plan
 from llm.planned import Planned
-from llm.settings import Training
-from llm.topology import Topology
-from llm.workload import Workload
-from objectives.recipes import Recipe
 
-
-class Planner(Protocol):
-    """``llm.plan.plan``, or something that stands for it."""
-
-    def __call__(
-        self,
-        architecture: Architecture,
-        name: str,
-        recipe: Recipe,
-        settings: Training,
-        load: Workload,
-        topology: Topology,
-        *,
-        price: float | None = None,
-        quick: bool = False,
-    ) -> Planned:
-        """See ``llm.plan.plan``."""
-        ...
+Planner: TypeAlias = Callable[[Question], Planned]
+"""``llm.plan.plan``, or something that stands for it."""
 
 
 @contextmanager
@@ -52,17 +31,7 @@ def apart() -> Iterator[Planner]:
         complaints = Path(folder) / "stderr"
         pools: list[ProcessPoolExecutor] = []
 
-        def made(
-            architecture: Architecture,
-            name: str,
-            recipe: Recipe,
-            settings: Training,
-            load: Workload,
-            topology: Topology,
-            *,
-            price: float | None = None,
-            quick: bool = False,
-        ) -> Planned:
+        def made(question: Question) -> Planned:
             if not pools:
                 fresh = multiprocessing.get_context("spawn")
                 pools.append(
@@ -70,13 +39,11 @@ def apart() -> Iterator[Planner]:
                         1, mp_context=fresh, initializer=listen, initargs=(str(complaints),)
                     )
                 )
-            given = architecture, name, recipe, settings, load, topology
             try:
-                return pools[0].submit(plan, *given, price=price, quick=quick).result()
+                return pools[0].submit(plan, question).result()
             except BrokenProcessPool:
                 pools.clear()
-                run = abstract_run(name, recipe, settings, architecture, load, topology)
-                found = outline(run, topology.generation.price if price is None else price)
+                found = outline(abstract_run(question), question.price)
                 return replace(found, refused=f"the compiler ended: {last_words(complaints)}")
 
         try:

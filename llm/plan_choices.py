@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from llm.abstract import sizes_for
+from llm.loading import sizes_for
 from llm.model.architecture import Architecture
 from llm.planned import Planned
 from llm.settings import MeshSettings, Training
@@ -81,13 +81,13 @@ def meshes(
     architecture: Architecture, settings: Training, topology: Topology
 ) -> Iterator[MeshSettings]:
     """Ways to lay out the devices: tensor divides the heads; fsdp is all, few, or as few as fit."""
-    tensor = 1
-    while tensor <= min(MOST_TENSOR, topology.chips):
+    tensor, chips = 1, topology.chips
+    while tensor <= min(MOST_TENSOR, chips):
         heads = architecture.heads % tensor == 0 and architecture.kv_heads % tensor == 0
-        if heads and topology.chips % tensor == 0:
-            rest = topology.chips // tensor
+        if heads and chips % tensor == 0:
+            rest = chips // tensor
             free = replace(settings, mesh=MeshSettings(tensor=tensor))
-            few = sizes_for(architecture, free, topology).fsdp or 1
+            few = sizes_for(architecture, free, chips, topology.generation.usable).fsdp or 1
             # Pieces narrower than a register's lanes are not summed as pieces but whole.
             wide = math.gcd(rest, architecture.width // LANES or 1)
             for fsdp in sorted({rest, wide, few}, reverse=True):

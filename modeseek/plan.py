@@ -16,6 +16,7 @@ from llm.compilers import check_compiler, prepare_environment
 from modeseek.train import parse
 
 if TYPE_CHECKING:
+    from llm.abstract import Question
     from llm.model.architecture import Architecture
     from llm.planned import Planned
     from llm.workload import Workload
@@ -122,7 +123,7 @@ def say(asked: Asked, name: str, recipe: Any, settings: Any, console: Console) -
     Raises:
         ValueError: for anything that cannot be planned; nothing slow has begun then.
     """
-    from llm.abstract import abstract_run
+    from llm.abstract import Question, abstract_run
     from llm.plan_apart import apart
     from llm.plan_choices import largest, recommended, sweep
     from llm.plan_tables import as_json, summary, sweep_table, tables
@@ -131,16 +132,28 @@ def say(asked: Asked, name: str, recipe: Any, settings: Any, console: Console) -
     topology = read_topology(asked.topology)
     check_compiler(asked.topology)
     architecture, load = architecture_of(settings.model), asked.load.workload()
+
+    def asking(settings: Any, quick: bool = asked.quick) -> "Question":
+        return Question(
+            architecture=architecture,
+            name=name,
+            recipe=recipe,
+            settings=settings,
+            load=load,
+            topology=topology,
+            price=asked.price,
+            quick=quick,
+        )
+
     if not asked.sweep:  # what cannot be laid out is refused here and not by a compiler
-        assert abstract_run(name, recipe, settings, architecture, load, topology).shape
+        assert abstract_run(asking(settings)).shape
     tried: list[Planned] = []
     best: Planned | None = None
     with apart() as plan:
 
         def compiled(settings: Any, quick: bool = asked.quick) -> "Planned":
             with console.status(f"compiling for {topology.name}"):
-                given = architecture, name, recipe, settings, load, topology
-                return plan(*given, price=asked.price, quick=quick)
+                return plan(asking(settings, quick))
 
         if asked.sweep:
             for found in sweep(lambda s: compiled(s, True), architecture, settings, topology):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llm.abstract import Question
 from llm.data.packing import Shape
 from llm.footprint import dtype_of, memory, total
 from llm.model import abstract_decoder, parameters
@@ -90,10 +91,19 @@ def compile_row(row: Row, plan: Planner) -> Planned:
     """
     architecture = architecture_from_config(PUBLIC[row.model])
     topology = read_topology(row.topology)
-    recipe = TRAIN_RECIPES[row.recipe]
     found = None
     for settings in layouts(row, architecture, topology):
-        found = plan(architecture, row.recipe, recipe, settings, LOAD, topology, quick=True)
+        found = plan(
+            Question(
+                architecture=architecture,
+                name=row.recipe,
+                recipe=TRAIN_RECIPES[row.recipe],
+                settings=settings,
+                load=LOAD,
+                topology=topology,
+                quick=True,
+            )
+        )
         if found.fits:
             break
     assert found is not None

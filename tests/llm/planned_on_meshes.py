@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm.abstract import abstract_run
+from llm.abstract import Question, abstract_run
 from llm.model.architecture import architecture_from_config
 from llm.plan import estimated, plan
 from llm.plan_tables import as_json
@@ -62,9 +62,15 @@ def planned(case: str) -> dict[str, Any]:
     training = Training(**settings | changes)
     training = with_two_rows(training)
     topology = read_topology("cpu:8")
-    given = name, TRAIN_RECIPES[name], training
-    found = plan(ARCHITECTURE, *given, LOAD, topology)
-    run = abstract_run(*given, ARCHITECTURE, LOAD, topology)
+    question = Question(
+        architecture=ARCHITECTURE,
+        name=name,
+        recipe=TRAIN_RECIPES[name],
+        settings=training,
+        load=LOAD,
+        topology=topology,
+    )
+    found, run = plan(question), abstract_run(question)
     count = {"always": 0.0, "training": 0.0, "sampling": 0.0}
     for item in estimated(run):
         count[item.when] += item.bytes

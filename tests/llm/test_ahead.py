@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from llm.workload import Workload
 from modeseek import cli
 from tests.llm import test_online as online
 from tests.llm.test_online import KILL, MOMENTS, assert_same_run, collections, lines_of
-from tests.llm.tiny_runs import CONFIG, compilation_cache, pairs, write_model, write_rows
+from tests.llm.tiny_runs import CONFIG
 
 Start = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -38,14 +38,7 @@ PATIENCE = 60.0
 """Seconds after which a thread that is waited for will never come."""
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("ahead")
-    write_model(folder / "model")
-    write_rows(folder / "pairs.jsonl", [row | {"prompt": row["prompt"][:14]} for row in pairs()])
-    with compilation_cache(folder / "programs"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MODESEEK_CACHE", str(folder / "cache"))
-        yield folder
+place = online.place
 
 
 def command(place: Path, out: Path, recipe: str = "grpo", **flags: Any) -> list[str]:

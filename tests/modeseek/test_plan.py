@@ -87,9 +87,10 @@ def test_data_are_described_by_their_means(model):
 def test_what_the_compiler_says_is_printed_and_kept(model, tmp_path, monkeypatch, capsys):
     asked = []
 
-    def plan(architecture, name, recipe, settings, load, topology, **options):
-        asked.append((name, settings.remat, settings.mesh, options))
-        return made(peak=8 if settings.remat == "full" else 17, remat=settings.remat)
+    def plan(question):
+        asked.append(question)
+        remat = question.settings.remat
+        return made(peak=8 if remat == "full" else 17, remat=remat)
 
     monkeypatch.setattr("llm.plan_apart.apart", lambda: nullcontext(plan))
     out = tmp_path / "plans" / "dpo.json"
@@ -103,8 +104,8 @@ def test_what_the_compiler_says_is_printed_and_kept(model, tmp_path, monkeypatch
     kept = json.loads(out.read_text())
     assert from_json(kept["plan"]).fits and len(kept["sweep"]) == len(asked) - 1
     # The comparison is quick; what it recommends is compiled as it will run.
-    assert [options["quick"] for *_, options in asked] == [True] * (len(asked) - 1) + [False]
-    assert asked[-1][1] == "full" and all(options["price"] == 2 for *_, options in asked)
+    assert [question.quick for question in asked] == [True] * (len(asked) - 1) + [False]
+    assert asked[-1].settings.remat == "full" and all(question.price == 2 for question in asked)
 
 
 def test_a_run_that_does_not_fit_says_why(model, monkeypatch, capsys):
