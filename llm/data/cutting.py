@@ -64,7 +64,16 @@ def cut(
 
     Returns:
         The pieces, in each the groups of a shard in the order of ``rows``.
+
+    Raises:
+        ValueError: if a group is longer than every row.
     """
+    longest = max((int(lengths[row]) for row in rows), default=0)
+    if longest > max(length for _, length in sizes):
+        raise ValueError(
+            f"a group takes {longest} positions, and no batch of {list(sizes)} (rows x positions) "
+            "has a row for it; declare a longer one."
+        )
     waiting = deal(rows, lengths, shards)
     best: list[Piece] = []
     least, spent, pieces = math.inf, 0.0, []

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from llm.data.cutting import cut
 from llm.data.examples import Group
 from llm.data.order import InOrder, Order
 from llm.data.plan import PackingSettings, make_plan
@@ -136,3 +137,8 @@ def test_the_row_length_asked_for_is_the_one_used(random_groups):
         random_groups(50), Order(50, 8, 0), PackingSettings(row_length=320), steps=6, width=64
     )
     assert {shape.length for shape in plan.shapes} == {320}
+
+
+def test_a_group_longer_than_every_row_is_named_and_not_waited_for():
+    with pytest.raises(ValueError, match=r"takes 70 positions, and no batch of \[\(2, 64\)\]"):
+        cut([0, 1], np.array([10, 70]), [(2, 64)], shards=1, width=64)
