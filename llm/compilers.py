@@ -6,6 +6,8 @@ JAX and libtpu read the environment once, when they are loaded. So this file imp
 import importlib.util
 from collections.abc import MutableMapping
 
+from llm.simulated import simulated
+
 CPU = "cpu"
 """What the name of a topology of simulated devices begins with."""
 
@@ -35,7 +37,7 @@ def prepare_environment(topology: str, environment: MutableMapping[str, str]) ->
     if kind != CPU:
         settings = ELSEWHERE
     elif count.isdecimal():
-        settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": count}
+        settings = simulated(int(count))
     else:
         settings = {}
     for key, value in settings.items():

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from llm.simulated import simulated
+
 PROGRAM = (sys.executable, "-m", "modeseek")
 """What every process runs."""
 
@@ -66,8 +68,7 @@ def start_all(line: Sequence[str], processes: int, devices: int) -> list[subproc
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     about = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
+        **simulated(devices),
         "MODESEEK_COORDINATOR": f"127.0.0.1:{port}",
         "MODESEEK_COUNT": str(processes),
     }

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from experiments.benchmarks.ours import BEGAN
 from experiments.benchmarks.tasks import Task, TrainTask, save_task
 from experiments.results import commit
+from llm.simulated import simulated
 
 Place = Literal["cpu", "gpu"]
 
@@ -167,7 +168,7 @@ def environment(task: Task, place: Place) -> dict[str, str]:
     if place == "cpu":
         told["CUDA_VISIBLE_DEVICES"] = ""
     if isinstance(task, TrainTask) and task.devices > 1:
-        told["JAX_NUM_CPU_DEVICES"] = str(task.devices)
+        told |= simulated(task.devices)
     return os.environ | told
 
 

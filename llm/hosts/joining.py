@@ -20,6 +20,7 @@ from llm.hosts.meeting import meet_all
 from llm.hosts.places import Place, find_place
 from llm.hosts.settings import HostSettings
 from llm.hosts.together import HERE, is_shared
+from llm.simulated import give_threads
 
 HEARTBEAT = 60
 """Seconds without a sign of life after which JAX's coordinator gives a process up. The line notices
@@ -50,6 +51,7 @@ def joined(settings: HostSettings, say: Callable[[str], None] = print) -> Iterat
         OSError: if the others do not come in time.
         ValueError: if they do not agree.
     """
+    give_threads()
     place = find_place(settings)
     if place is None:
         yield

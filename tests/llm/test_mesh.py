@@ -17,6 +17,7 @@ from llm.mesh import AXES, PLACEMENT, batch_sharding, describe, make_mesh, shard
 from llm.model import abstract_decoder
 from llm.model.architecture import architecture_from_config
 from llm.model.lora import TARGETS, LoRA
+from llm.simulated import simulated
 from tests.llm.checkpoints.model_folders import CONFIGS, random_tensors, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +147,7 @@ def test_eight_devices_read_their_shards_and_write_the_same_file(
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(source), str(tmp_path / "out")],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
+        env=os.environ | simulated(8),
         capture_output=True,
         text=True,
         timeout=240,

@@ -118,11 +118,11 @@ def served(number: int, batches: list[Batch]) -> Served:
 
 @pytest.fixture(scope="module")
 def straight(place) -> Straight:
-    out, moments, seen = place / "straight", {}, []
+    out, moments, seen, savers = place / "straight", {}, [], []
     write, save, take = collection.write_rollouts, Saver.save, Fresh.take
 
-    def keep(moment: str, saver: Saver | None = None) -> None:
-        if saver is not None:
+    def keep(moment: str) -> None:
+        for saver in savers:  # a folder that is being written to cannot be copied
             saver.checkpointer.wait()
         moments[moment] = shutil.copytree(out, place / moment)
 
@@ -137,8 +137,9 @@ def straight(place) -> Straight:
         if step == 9:
             keep("before the save of step 9")
         save(self, step, state)
+        savers[:] = [self]
         if step == 6:
-            keep("between inner steps", self)
+            keep("between inner steps")
 
     def taken(self, number, state, stop):
         batches = take(self, number, state, stop)

@@ -22,6 +22,7 @@ from llm.planned import ALWAYS, Held, Part, Planned
 from llm.programs import needed
 from llm.roofline import Roofline
 from llm.settings import TRAIN_RECIPES, MeshSettings, Training
+from llm.simulated import simulated
 from llm.topology import GIB, read_topology
 from tests.llm.planned_on_meshes import ARCHITECTURE, CASES, LOAD
 
@@ -35,7 +36,7 @@ def found_by(folder: Path, cases: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.llm.planned_on_meshes", str(file), *cases],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
+        env=os.environ | simulated(8),
         capture_output=True,
         text=True,
         timeout=600,

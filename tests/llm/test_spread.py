@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 from llm.journal import METRICS, read_lines
 from llm.mesh import AXES, fitting, placed, spread, whole
+from llm.simulated import simulated
 from tests.llm.on_meshes import CASES, FEW, MESHES
 from tests.llm.test_mesh import fake
 from tests.llm.tiny_runs import pairs, write_model, write_rows
@@ -30,7 +31,7 @@ def find(path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.llm.on_meshes", str(path)],
         cwd=ROOT,
-        env={**os.environ, **quick, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
+        env=os.environ | quick | simulated(8),
         capture_output=True,
         text=True,
         timeout=1200,
@@ -94,7 +95,7 @@ def run(place: Path, out: str, devices: int, recipe: str, *flags: str) -> list[d
     done = subprocess.run(
         [sys.executable, "-m", "modeseek", *line],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
         capture_output=True,
         text=True,
         timeout=600,

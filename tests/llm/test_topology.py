@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from llm.compilers import EXTRA, check_compiler, prepare_environment
+from llm.simulated import simulated
 from llm.topology import GENERATIONS, devices_of, read_topology
 
 
@@ -57,9 +58,9 @@ def test_the_environment_of_a_compiler_is_set_before_jax_and_does_not_override()
     prepare_environment("v5e:4x4", environment)
     assert environment["TPU_MIN_LOG_LEVEL"] == "0" and environment["JAX_PLATFORMS"] == "cpu"
     assert environment["TPU_SKIP_MDS_QUERY"] == "1"
-    simulated: dict[str, str] = {}
-    prepare_environment("cpu:8", simulated)
-    assert simulated == {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
+    here: dict[str, str] = {}
+    prepare_environment("cpu:8", here)
+    assert here == simulated(8) and here["JAX_NUM_CPU_DEVICES"] == "8"
     nothing: dict[str, str] = {}
     prepare_environment("cpu:many", nothing)
     assert nothing == {}

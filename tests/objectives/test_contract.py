@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import objectives
+from llm.simulated import simulated
 from objectives import OBJECTIVES, KLPenalty, Objective, Terms, scored
 from tests.objectives.batches import B, Batch, N, T, draw, litter, loss_and_gradient, on_device
 from tests.objectives.variations import CASES, DEFAULTS, Case
@@ -411,7 +412,7 @@ print(json.dumps(jax.tree.map(lambda x: x.tolist(), sharded(sys.argv[1:]))))
     answer = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *names],
         cwd=ROOT,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | simulated(4),
         capture_output=True,
         text=True,
     )

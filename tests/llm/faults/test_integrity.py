@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from llm.integrity import Damaged, check, checksums, digest
+from llm.simulated import simulated
 
 KINDS = ("float32", "bfloat16", "float16", "int32", "uint32", "int8", "uint8", "bool")
 ROOT = Path(__file__).resolve().parents[3]
@@ -119,7 +120,7 @@ print(json.dumps(found))
 
 
 def test_how_arrays_are_spread_over_devices_changes_nothing():
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
+    environment = os.environ | simulated(4)
     done = subprocess.run(
         [sys.executable, "-c", SPREAD],
         cwd=ROOT,

@@ -18,6 +18,7 @@ import pytest
 from jax.sharding import AxisType
 
 from llm.logprobs import default_chunk, token_logprobs
+from llm.simulated import simulated
 from objectives import divergences
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -391,7 +392,7 @@ def test_a_mesh_of_eight_devices_changes_neither_values_nor_gradients(meshes):
     answer = subprocess.run(
         [sys.executable, "-c", ON_EIGHT_DEVICES, json.dumps(meshes)],
         cwd=ROOT,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | simulated(8),
         capture_output=True,
         text=True,
     )

@@ -27,6 +27,7 @@ from llm.sampler import LocalEngine, Sampling, programs, sample, sizes, stop_tok
 from llm.sampler.draft import begin, grow, keep, write
 from llm.sampler.draws import Rule, draw
 from llm.sampler.strings import completed
+from llm.simulated import simulated
 
 SMALL = {
     "vocab_size": 61,
@@ -394,7 +395,7 @@ print("same")
 
 @pytest.mark.slow
 def test_eight_devices_write_what_one_writes():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = os.environ | simulated(8)
     done = subprocess.run(
         [sys.executable, "-c", ON_EIGHT_DEVICES], capture_output=True, text=True, env=environment
     )
