@@ -175,19 +175,10 @@ def attend(
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask[:, None], scale=scale, implementation="cudnn"
         )
-    (R, S, H, C), (K, J) = query.shape, key.shape[1:3]
-    # The queries that share a key head stand below each other, so that attention is two plain
-    # matrix products per key head: on a CPU, faster than jax.nn.dot_product_attention.
-    rows = query.reshape(R, S, K, H // K, C).transpose(0, 2, 3, 1, 4).reshape(R, K, -1, C)
-    float32 = jnp.promote_types(query.dtype, jnp.float32)
-    score = jnp.einsum("rkqc,rkjc->rkqj", rows, key, preferred_element_type=float32) * scale
-    if softcap is not None:
-        score = softcap * jnp.tanh(score / softcap)
-    score = score.reshape(R, K, H // K, S, J)
-    score = jnp.where(mask[:, None, None], score, jnp.finfo(float32).min)
-    weight = jax.nn.softmax(score, axis=-1).astype(value.dtype).reshape(R, K, -1, J)
-    mean = jnp.einsum("rkqj,rkjc->rkqc", weight, value)
-    return mean.reshape(R, K, H // K, S, C).transpose(0, 3, 1, 2, 4).reshape(R, S, H, C)
+    (R, S), (K, J) = query.shape[:2], key.shape[1:3]
+    block = scored(query, key, mask, scale, softcap)
+    weight = jax.nn.softmax(block.score, axis=-1).astype(value.dtype).reshape(R, K, -1, J)
+    return beside(jnp.einsum("rkqj,rkjc->rkqc", weight, value), S)
 
 
 def attend_back(
@@ -201,12 +192,12 @@ def attend_back(
 ) -> Float[Array, "R S H C"]:
     """``attend`` for a row that looks at itself, where no query may look ahead.
 
-    A long row goes a block of queries at a time, each against the keys up to its own end. So half
-    of the scores are never computed; and the backward pass makes those of a block again instead of
-    keeping them all, so that memory grows with S and not with its square.
+    A row goes a block of queries at a time, each against the keys up to its own end, so half of the
+    scores of a long row are never computed. The backward pass makes those of a block again instead
+    of keeping them, so that memory grows with S and not with its square. It takes for granted that
+    nothing depends on a query that sees nothing.
     """
-    S = query.shape[1]
-    if block_size(S) >= S or (softcap is None and _fused(query, key)):
+    if softcap is None and _fused(query, key):
         return attend(query, key, value, mask, scale=scale, softcap=softcap)
     return in_blocks(query, key, value, mask, scale, softcap)
 
@@ -216,42 +207,129 @@ def block_size(length: int) -> int:
     return max(QUERIES, -(-length // MOST_BLOCKS))
 
 
-def block_by_block(
+def blocks(length: int) -> list[tuple[int, int]]:
+    """First query of each block, and the query after its last."""
+    size = block_size(length)
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+class Block(NamedTuple):
+    """What a block of queries makes of the keys up to its end.
+
+    Attributes:
+        rows: its queries; those that share a key head stand below each other.
+        score: of every key, capped and masked.
+        slope: of the cap at that score; None without a cap.
+    """
+
+    rows: Float[Array, "R K Q C"]
+    score: Float[Array, "R K G S J"]
+    slope: Float[Array, "R K G S J"] | None
+
+
+def scored(
+    query: Float[Array, "R S H C"],
+    key: Float[Array, "R K J C"],
+    mask: Bool[Array, "R S J"],
+    scale: float,
+    softcap: float | None,
+) -> Block:
+    """The scores of a block."""
+    (R, S, H), (K, J) = query.shape[:3], key.shape[1:3]
+    rows = below(query, K)
+    float32 = jnp.promote_types(query.dtype, jnp.float32)
+    score = jnp.einsum("rkqc,rkjc->rkqj", rows, key, preferred_element_type=float32) * scale
+    score, slope = score.reshape(R, K, H // K, S, J), None
+    if softcap is not None:
+        bent = jnp.tanh(score / softcap)
+        score, slope = softcap * bent, 1 - bent * bent
+    return Block(rows, jnp.where(mask[:, None, None], score, jnp.finfo(float32).min), slope)
+
+
+def below(x: Float[Array, "R S H C"], heads: int) -> Float[Array, "R K Q C"]:
+    """Queries that share a key head, below each other.
+
+    So attention is two plain matrix products per key head: on a CPU, faster than
+    ``jax.nn.dot_product_attention``.
+    """
+    R, S, H, C = x.shape
+    return x.reshape(R, S, heads, H // heads, C).transpose(0, 2, 3, 1, 4).reshape(R, heads, -1, C)
+
+
+def beside(x: Float[Array, "R K Q C"], length: int) -> Float[Array, "R S H C"]:
+    """The way back from ``below``."""
+    R, K, _, C = x.shape
+    return x.reshape(R, K, -1, length, C).transpose(0, 3, 1, 2, 4).reshape(R, length, -1, C)
+
+
+def in_blocks_forward(
     query: Float[Array, "R S H C"],
     key: Float[Array, "R K S C"],
     value: Float[Array, "R K S C"],
     mask: Bool[Array, "R S S"],
     scale: float,
     softcap: float | None,
-) -> Float[Array, "R S H C"]:
-    """``attend_back`` for a row of several blocks."""
-    block = jax.checkpoint(partial(attend, scale=scale, softcap=softcap))
-    S = query.shape[1]
-    size = block_size(S)
-    ends = [min(start + size, S) for start in range(0, S, size)]
-    found = [
-        block(query[:, start:end], key[:, :, :end], value[:, :, :end], mask[:, start:end, :end])
-        for start, end in zip(range(0, S, size), ends, strict=True)
-    ]
-    return jnp.concatenate(found, axis=1)
+) -> Any:
+    """What every query sees, and what the backward pass needs to make the weights again."""
+    R, K = key.shape[:2]
+    means, tops, totals = [], [], []
+    for start, end in blocks(query.shape[1]):
+        block = scored(
+            query[:, start:end], key[:, :, :end], mask[:, start:end, :end], scale, softcap
+        )
+        top = jnp.max(block.score, axis=-1, keepdims=True)
+        share = jnp.exp(block.score - top)
+        total = jnp.sum(share, axis=-1, keepdims=True)
+        share = share.astype(value.dtype).reshape(R, K, -1, end)
+        mean = jnp.einsum("rkqj,rkjc->rkqc", share, value[:, :, :end])
+        mean = (mean / total.reshape(R, K, -1, 1)).astype(value.dtype)
+        means.append(beside(mean, end - start))
+        tops.append(top)
+        totals.append(total)
+    mean = jnp.concatenate(means, axis=1)
+    return mean, (query, key, value, mask, mean, tops, totals)
 
 
-# With a backward pass of its own, because whoever decides what a layer keeps (a checkpoint around
-# it) decides that for every step inside too, and would keep the scores.
-in_blocks = jax.custom_vjp(block_by_block, nondiff_argnums=(4, 5))
+def in_blocks_backward(scale: float, softcap: float | None, kept: Any, arriving: Array) -> Any:
+    """Cotangents of queries, keys and values, and none of the mask.
+
+    With P the weights, dP = dO V^T and dS = P (dP - rowsum(dO O)): the sum over a row of P dP is
+    that of dO O, which is as short as a head is wide. Source: Dao et al. 2022, arXiv:2205.14135,
+    appendix B.2.
+    """
+    query, key, value, mask, mean, tops, totals = kept
+    (R, K, S), float32 = key.shape[:3], jnp.promote_types(query.dtype, jnp.float32)
+    dkey, dvalue = jnp.zeros(key.shape, float32), jnp.zeros(value.shape, float32)
+    dquery = []
+    for (start, end), top, total in zip(blocks(S), tops, totals, strict=True):
+        block = scored(
+            query[:, start:end], key[:, :, :end], mask[:, start:end, :end], scale, softcap
+        )
+        weight = jnp.exp(block.score - top) / total
+        dmean = below(arriving[:, start:end], K)
+        dweight = jnp.einsum(
+            "rkqc,rkjc->rkqj", dmean, value[:, :, :end], preferred_element_type=float32
+        )
+        held = below(mean[:, start:end], K).astype(float32)
+        through = jnp.sum(dmean.astype(float32) * held, axis=-1).reshape(total.shape)
+        dscore = weight * (dweight.reshape(weight.shape) - through) * scale
+        if block.slope is not None:
+            dscore = dscore * block.slope
+        dscore = dscore.astype(query.dtype).reshape(R, K, -1, end)
+        flat = weight.astype(value.dtype).reshape(R, K, -1, end)
+        dquery.append(beside(jnp.einsum("rkqj,rkjc->rkqc", dscore, key[:, :, :end]), end - start))
+        from_keys = partial(jnp.einsum, "rkqj,rkqc->rkjc", preferred_element_type=float32)
+        ahead = ((0, 0), (0, 0), (0, S - end), (0, 0))
+        dkey += jnp.pad(from_keys(dscore, block.rows), ahead)
+        dvalue += jnp.pad(from_keys(flat, dmean), ahead)
+    given = jnp.concatenate(dquery, axis=1), dkey.astype(key.dtype), dvalue.astype(value.dtype)
+    return (*given, None)
 
 
-def in_blocks_backward(scale: float, softcap: float | None, given: Any, arriving: Array) -> Any:
-    """Cotangents of queries, keys and values, and none of the mask, from what went in alone."""
-    query, key, value, mask = given
-
-    def again(query: Array, key: Array, value: Array) -> Array:
-        return block_by_block(query, key, value, mask, scale, softcap)
-
-    return (*jax.vjp(again, query, key, value)[1](arriving), None)
-
-
-in_blocks.defvjp(lambda *given: (block_by_block(*given), given[:4]), in_blocks_backward)
+# With a backward pass of its own, also because whoever decides what a layer keeps (a checkpoint
+# around it) decides that for every step inside too, and would keep the scores.
+in_blocks = jax.custom_vjp(lambda *given: in_blocks_forward(*given)[0], nondiff_argnums=(4, 5))
+in_blocks.defvjp(in_blocks_forward, in_blocks_backward)
 
 
 def _fused(query: Float[Array, "R S H C"], key: Float[Array, "R K J C"]) -> bool:
