@@ -16,7 +16,7 @@ from llm.collectives import Collective
 from llm.data.packing import Shape
 from llm.flops import matrix_size
 from llm.model.architecture import Architecture
-from llm.model.attention import MOST_BLOCKS, QUERIES
+from llm.model.attention import blocks
 from llm.topology import Topology
 
 
@@ -141,6 +141,4 @@ def executed_flops(architecture: Architecture, shape: Shape, shards: int, passes
 
 def pairs(length: int) -> int:
     """Products of a query with a key in a row, as ``llm.model.attention`` cuts it in blocks."""
-    size = max(QUERIES, -(-length // MOST_BLOCKS))
-    ends = [min(start + size, length) for start in range(0, length, size)]
-    return sum((end - start) * end for start, end in zip([0, *ends], ends, strict=False))
+    return sum((end - start) * end for start, end in blocks(length))

@@ -39,6 +39,7 @@ def main() -> None:
     prepare_environment("v5e:2x4", os.environ)
     from experiments.plans.rows import compile_row, wanted
     from experiments.plans.tables import markdown
+    from experiments.results import commit
     from llm.plan_apart import apart
     from llm.plan_tables import as_json
 
@@ -46,11 +47,12 @@ def main() -> None:
     missing = [row for row in wanted() if row.key not in there and made.only in row.key]
     if not made.tables and missing:
         check_compiler("v5e:2x4")
+        made_by = commit()
         with apart() as plan:
             for number, row in enumerate(missing[: made.limit], 1):
                 began = time.monotonic()
                 found = compile_row(row, plan)
-                line = {"key": row.key, "model": row.model, **as_json(found)}
+                line = {"key": row.key, "model": row.model, "commit": made_by, **as_json(found)}
                 with ROWS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 said = f"{found.step_seconds:.3f} s a step" if found.fits else "does not fit"
