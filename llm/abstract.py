@@ -31,7 +31,7 @@ from llm.mesh import batch_sharding, make_mesh, sharding
 from llm.model import ActorCritic, Decoder, RewardModel, abstract_decoder, parameters
 from llm.model.architecture import Architecture
 from llm.preparation import Prepared, is_online
-from llm.settings import Training
+from llm.settings import Training, keeps_start
 from llm.topology import Topology, devices_of
 from llm.update import Fixed, Learner, Parameters
 from llm.workload import Workload
@@ -105,6 +105,11 @@ class Abstract:
     def trainer(self) -> Learner:
         """Those of the steps that learn: fresh responses come with the reference's opinion."""
         return replace(self.learner, base=False) if self.prepared.is_online else self.learner
+
+    @property
+    def stays(self) -> bool:
+        """Whether the model that the run began from is kept until its end."""
+        return keeps_start(self.prepared.settings, self.prepared.name, self.prepared.recipe)
 
     @property
     def reference(self) -> Parameters | None:

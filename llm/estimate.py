@@ -33,7 +33,7 @@ from llm.footprint import (
 from llm.loading import does_train
 from llm.model import abstract_decoder, parameters
 from llm.model.architecture import Architecture
-from llm.settings import Training, reference_kind
+from llm.settings import Training, keeps_start, reference_kind
 from llm.workload import Workload
 from objectives.recipes import Recipe
 
@@ -208,7 +208,9 @@ def estimate(
     fsdp = laid.fsdp or max(rest // (laid.data or 1), 1)
     mesh = replace(laid, fsdp=fsdp, data=laid.data or max(rest // fsdp, 1))
     settings = replace(settings, mesh=mesh)
-    held = tuple(memory(architecture, settings, recipe, load, device, shapes, trains, len(scored)))
+    stays = keeps_start(settings, name, recipe)
+    about = architecture, settings, recipe, load, device, shapes, trains, len(scored), stays
+    held = tuple(memory(*about))
     # A small batch is done before the optimizer has read and written what it moves.
     moved = 2 * sum(item.bytes for item in held if item.what in (WEIGHTS, OPTIMIZER, GRADIENT))
     moving = steps * moved / (device.bandwidth * device.streaming)

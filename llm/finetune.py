@@ -40,7 +40,7 @@ from llm.mesh import describe
 from llm.model import RewardModel
 from llm.preparation import HARBOUR, Prepared, prepare
 from llm.progress import Bar
-from llm.settings import Training
+from llm.settings import Training, keeps_start
 from llm.state import ADAPTER, MODEL, Saver, check_same_run, flatten, is_free, saved_steps
 from llm.step import Step
 from llm.train import Source, Stored, run
@@ -96,14 +96,8 @@ def carry_out(prepared: Prepared, console: Console) -> None:
         console: where to say what happens.
     """
     settings = prepared.settings
-    loaded = load(
-        prepared.model,
-        prepared.architecture,
-        prepared.settings,
-        prepared.is_reward_model,
-        critic=prepared.has_critic,
-    )
-    steps = steps_of(prepared)
+    loaded, steps = read_model(prepared), steps_of(prepared)
+    stays = keeps_start(settings, prepared.name, prepared.recipe)
     learner = learner_of(prepared, loaded, steps)
     reference = reference_parameters(prepared, loaded)
     trial = trial_of(prepared, loaded, learner, reference)
@@ -125,8 +119,9 @@ def carry_out(prepared: Prepared, console: Console) -> None:
     hosts.check_same("batch shapes", [tuple(shape) for shape in shapes])
     began = time.monotonic()
     with console.status("compiling"):
-        start = jax.jit(trainer.start)
+        start = jax.jit(trainer.start, donate_argnums=() if stays else 0)
         state = start(loaded.trainable, fixed, loaded.put([*whole, *pieces][0]), objective)
+        loaded = loaded if stays else loaded.without_start
         evaluate = evaluator(
             trainer, state.trainable, fixed, objective, held_out, loaded.put, trial
         )
@@ -192,6 +187,17 @@ def carry_out(prepared: Prepared, console: Console) -> None:
     export(prepared, loaded, end.state.trainable)
     compare(prepared, loaded, end.state.trainable, console)
     conclude(prepared, console)
+
+
+def read_model(prepared: Prepared) -> Loaded:
+    """The model that a run begins from."""
+    return load(
+        prepared.model,
+        prepared.architecture,
+        prepared.settings,
+        prepared.is_reward_model,
+        critic=prepared.has_critic,
+    )
 
 
 def export(prepared: Prepared, loaded: Loaded, trainable: Parameters) -> None:
@@ -260,15 +266,16 @@ def compare(prepared: Prepared, loaded: Loaded, trainable: Parameters, console: 
     nothing = shown == 0 or (shown is None and not harbour)
     if isinstance(module, RewardModel) or nothing or not prepared.held_out:
         return
+    began = loaded.trainable or read_model(prepared).trainable
     before, after = (
         answer(
-            loaded.policy(loaded.values | trained),
+            loaded.policy(trained),
             prepared.tokenizer,
             prepared.held_out,
             JUDGED if harbour else shown or 0,
             seed=prepared.settings.seed,
         )
-        for trained in (loaded.trainable, trainable)
+        for trained in (began, trainable)
     )
     if shown is None:
         show_extremes(console, before, after, prepared.preference)

@@ -54,7 +54,11 @@ class Item:
 
 
 def resident(
-    settings: Training, shapes: dict[str, Any], trains: dict[str, Any], pieces: int = 1
+    settings: Training,
+    shapes: dict[str, Any],
+    trains: dict[str, Any],
+    pieces: int = 1,
+    stays: bool = True,
 ) -> list[Item]:
     """What every step finds in memory.
 
@@ -63,12 +67,14 @@ def resident(
         shapes: all parameters.
         trains: those that train.
         pieces: that all of it is cut into, one for a device.
+        stays: whether what trains is there twice, once as it was read.
     """
     weights = MASTER * total(trains) / pieces
     kept = jax.eval_shape(optimizer(settings.optimizer, optax.constant_schedule(1.0)).init, trains)
     moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) / pieces
+    read = total(shapes) - (0 if stays else total(trains))
     return [
-        Item("model as it was read", MASTER * total(shapes) / pieces, "always"),
+        Item("model as it was read", MASTER * read / pieces, "always"),
         Item(WEIGHTS, weights, "always"),
         Item(OPTIMIZER, moments, "always"),
         Item(GRADIENT, weights, "always"),
@@ -127,6 +133,7 @@ def memory(
     shapes: dict[str, Any],
     trains: dict[str, Any],
     scored_by: int,
+    stays: bool,
 ) -> list[Item]:
     """What lies in one device's memory, by kind.
 
@@ -139,13 +146,14 @@ def memory(
         shapes: all parameters.
         trains: those that train.
         scored_by: reward models that are kept beside the policy.
+        stays: whether the model that the run began from is kept too.
     """
     a, online = architecture, recipe.collection.source != "dataset"
     pieces = (settings.mesh.fsdp or 1) * settings.mesh.tensor
     dtype = dtype_of(settings, device)
     number = dtype.itemsize
     weights = MASTER * total(trains) / pieces
-    items = resident(settings, shapes, trains, pieces)
+    items = resident(settings, shapes, trains, pieces, stays)
     if scored_by:
         items.append(Item("reward models", scored_by * MASTER * total(shapes) / pieces, "always"))
     S = settings.packing.row_length or longest_group(settings, recipe, load)

@@ -5,7 +5,7 @@ from the structure that says how they are used. What a run trains depends on its
 checkpoint holds that part, and the rest is the model it began from.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -68,6 +68,11 @@ class Loaded:
     def frozen(self) -> Parameters:
         """The others."""
         return {path: value for path, value in self.values.items() if path not in self.trains}
+
+    @property
+    def without_start(self) -> "Loaded":
+        """The same when what trains has taken the place of the numbers that were read."""
+        return replace(self, values=self.frozen)
 
     def policy(self, values: Parameters) -> Decoder:
         """The decoder with its numbers, without the critic it may train with.

@@ -117,8 +117,9 @@ def given_to(run: Abstract, name: str) -> tuple[str, ...]:
 
 def resident(run: Abstract, begun: Learning) -> list[Held]:
     """What is in memory whichever program runs, whether it is given to it or not."""
+    read = run.loaded.values if run.stays else run.loaded.frozen
     held = [
-        Held(read_kind(run), bytes_of(run.loaded.values), ALWAYS),
+        Held(read_kind(run), bytes_of(read), ALWAYS),
         Held(WEIGHTS, bytes_of(begun.state.trainable), ALWAYS),
         Held(OPTIMIZER, bytes_of(begun.state.optimizer), ALWAYS),
     ]
@@ -164,7 +165,7 @@ def estimated(run: Abstract) -> list[Item]:
     values, trainable = run.loaded.values, run.loaded.trainable
     device = run.topology.device
     given = prepared.architecture, settings, prepared.recipe, run.load, device, values, trainable
-    return memory(*given, scored_by=0)
+    return memory(*given, scored_by=0, stays=run.stays)
 
 
 def learning_parts(run: Abstract, learning: Learning) -> list[Part]:

@@ -109,10 +109,11 @@ def compile_start(run: Abstract) -> Learning:
         DoesNotFit: if that needs more memory than a device has.
     """
     given = run.loaded.trainable, run.fixed, run.batch, run.objective
-    state = made_by(run, "start", run.trainer.start, *given)
+    start = jax.jit(run.trainer.start, donate_argnums=() if run.stays else 0)
+    state = made_by(run, "start", start, *given)
     if run.micro_batches == 1:
         return Learning(state, None, ())
-    return Learning(state, made_by(run, "nothing", run.trainer.nothing, *given), ())
+    return Learning(state, made_by(run, "nothing", jax.jit(run.trainer.nothing), *given), ())
 
 
 def expected_start(run: Abstract) -> Learning:
@@ -127,9 +128,8 @@ def expected_start(run: Abstract) -> Learning:
     return Learning(state, None, ())
 
 
-def made_by(run: Abstract, name: str, function: Any, *given: Any) -> Any:
+def made_by(run: Abstract, name: str, jitted: Any, *given: Any) -> Any:
     """Shapes of what a function makes, at the places where its program leaves it."""
-    jitted = jax.jit(function)
     return at(jax.eval_shape(jitted, *given), compiled(run, name, jitted, *given)[1])
 
 

@@ -339,6 +339,17 @@ def reference_kind(settings: Training, name: str, recipe: Recipe) -> str:
     return "cache" if type(recipe.objective).__name__ in NEEDS_REFERENCE else "none"
 
 
+def keeps_start(settings: Training, name: str, recipe: Recipe) -> bool:
+    """Whether a run needs the model that it began from until its end.
+
+    As its reference, to write what is judged or compared, or to begin to write with; else what
+    trains takes its place.
+    """
+    judged = settings.reward is not None or settings.gold is not None
+    online = recipe.collection.source != "dataset"
+    return online or judged or reference_kind(settings, name, recipe) == "model"
+
+
 def as_record(value: Any) -> Any:
     """A settings value as plain JSON, for the run's folder and to compare runs by."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -46,8 +46,9 @@ class Generation:
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 
-# Links: the makers' bandwidth of a chip to all its neighbours (1600, 4800 and 3584 Gbit/s) over the
-# number of its links. Usable memory: what libtpu names where a program is too large.
+# Links: the makers' bandwidth of a chip to all its neighbours (1600, 4800 and 3200 Gbit/s, as in
+# https://cloud.google.com/tpu/docs) over the number of its links. Usable memory: what libtpu names
+# where a program is too large.
 GENERATIONS: dict[str, Generation] = {
     "v5e": Generation(
         device=DEVICES["v5e"],
@@ -68,7 +69,7 @@ GENERATIONS: dict[str, Generation] = {
     "v6e": Generation(
         device=DEVICES["v6e"],
         usable=31.25 * GIB,
-        link=3584e9 / 8 / 4,
+        link=3200e9 / 8 / 4,
         ring=16,
         price=2.70,
         shapes=FLAT,

@@ -21,7 +21,7 @@ from llm.plan_apart import Planner
 from llm.plan_choices import LANES, MOST_TENSOR, REMATS, with_rows
 from llm.planned import Planned
 from llm.roofline import executed_flops, learning_passes
-from llm.settings import TRAIN_RECIPES, MeshSettings, SamplingSettings, Training
+from llm.settings import TRAIN_RECIPES, MeshSettings, SamplingSettings, Training, keeps_start
 from llm.topology import Topology, read_topology
 from llm.workload import Workload
 
@@ -197,7 +197,7 @@ def counted(
     recipe = TRAIN_RECIPES[row.recipe].with_collection(prompts=BATCH)
     given = architecture, settings, recipe, LOAD, topology.device, shapes, shapes
     held = {"always": 0.0, "training": 0.0, "sampling": 0.0}
-    for item in memory(*given, scored_by=0):
+    for item in memory(*given, scored_by=0, stays=keeps_start(settings, row.recipe, recipe)):
         held[item.when] += item.bytes
     peak = held["always"] + max(held["training"], held["sampling"])
     return peak <= ROOM * topology.generation.usable

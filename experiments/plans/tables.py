@@ -28,8 +28,8 @@ rows of a shard x positions, and how many of them a step is.
 - The programs were compiled with little effort (`--quick`): memory is within a tenth of what a run
   would take, messages are the same, and memory traffic is counted from below (arguments and
   results once, temporaries twice).
-- Prices per chip and hour, on demand, and link speeds are as we remember the public figures, and
-  were not looked up: {prices}. Check them before you quote a cost.
+- Prices per chip and hour, on demand, are as we remember the public ones, and were not looked up:
+  {prices}. Check them before you quote a cost.
 """
 
 
