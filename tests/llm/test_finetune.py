@@ -1,5 +1,6 @@
 """A run killed at any moment and started again is, bit for bit, a run that was never killed."""
 
+import gc
 import json
 import os
 import shutil
@@ -19,9 +20,10 @@ from llm import finetune as chapters
 from llm.journal import Journal, read_lines
 from llm.lock import only_writer
 from llm.state import Saver, saved_steps
+from llm.step import Step
 from llm.train import Clock
 from modeseek import cli
-from tests.llm.tiny_runs import compilation_cache, pairs, write_model, write_rows
+from tests.llm.tiny_runs import CONFIG, compilation_cache, pairs, write_model, write_rows
 
 STEPS, SAVE_EVERY = 6, 2
 SECRETS = {"HF_TOKEN": "hf_TopSecretTokenOfMine", "WANDB_API_KEY": "0123456789abcdef-my-key"}
@@ -205,6 +207,28 @@ def test_what_a_kill_leaves_behind_goes_on_as_if_nothing_had_happened(
 
 def test_another_run_of_the_same_command_is_the_same_to_the_bit(straight, train, tmp_path):
     assert_same_run(train(tmp_path / "run"), straight)
+
+
+@pytest.mark.parametrize(("reference", "more"), [("cache", 0), ("model", 1)])
+def test_the_model_that_was_read_stays_only_where_it_is_the_reference(
+    train, tmp_path, monkeypatch, reference, more
+):
+    """The embedding is there as it trains, and as each of the optimizer's two moments."""
+    build, found = Step.__init__, []
+
+    def embeddings() -> int:
+        gc.collect()
+        return sum(array.shape == shape for array in jax.live_arrays())
+
+    def built(self, *given, **more):
+        build(self, *given, **more)
+        found.append(embeddings() - before)
+
+    monkeypatch.setattr(Step, "__init__", built)
+    shape = (CONFIG["vocab_size"], CONFIG["hidden_size"])
+    before = embeddings()
+    train(tmp_path / "run", steps=1, reference=reference)
+    assert found == [3 + more]
 
 
 @pytest.mark.parametrize(
