@@ -5,5 +5,6 @@ them: ``settings`` and ``preparation`` (what is asked for, and whether it can be
 ``checkpoints`` and ``model`` (a Hugging Face folder becomes a decoder), ``data`` (rows become
 packed batches), ``logprobs`` and ``scoring`` (batches become the [B, N, T] an objective sees),
 ``update`` and ``train`` (steps), ``state`` and ``journal`` (what survives and what is told),
-``evaluate``, ``sampler`` and ``export`` (what came of it).
+``evaluate``, ``sampler`` and ``export`` (what came of it). ``plan`` asks what all of that would
+take on other devices.
 """

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments.catalogue import check_known
-from llm.compilers import check_compiler, prepare_environment
+from llm.plan.compilers import check_compiler, prepare_environment
 from modeseek.train import parse
 
 if TYPE_CHECKING:
-    from llm.abstract import Question
     from llm.model.architecture import Architecture
-    from llm.planned import Planned
+    from llm.plan.abstract import Question
+    from llm.plan.planned import Planned
     from llm.workload import Workload
 
 
@@ -123,11 +123,11 @@ def say(asked: Asked, name: str, recipe: Any, settings: Any, console: Console) -
     Raises:
         ValueError: for anything that cannot be planned; nothing slow has begun then.
     """
-    from llm.abstract import Question, abstract_run
-    from llm.plan_apart import apart
-    from llm.plan_choices import largest, recommended, sweep
-    from llm.plan_tables import as_json, summary, sweep_table, tables
-    from llm.topology import read_topology
+    from llm.plan.abstract import Question, abstract_run
+    from llm.plan.apart import apart
+    from llm.plan.choices import largest, recommended, sweep
+    from llm.plan.tables import as_json, summary, sweep_table, tables
+    from llm.plan.topology import read_topology
 
     topology = read_topology(asked.topology)
     check_compiler(asked.topology)
@@ -206,7 +206,7 @@ def architecture_of(model: str | None) -> "Architecture":
     """
     from llm.checkpoints.folders import read_architecture
     from llm.model.architecture import architecture_from_config
-    from llm.model.public import PUBLIC
+    from llm.plan.public import PUBLIC
 
     if model in PUBLIC:
         return architecture_from_config(PUBLIC[model])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from llm.compilers import check_compiler, prepare_environment
+from llm.plan.compilers import check_compiler, prepare_environment
 
 ROWS = Path(__file__).with_name("rows.jsonl")
 TABLES = Path(__file__).with_name("README.md")
@@ -40,8 +40,8 @@ def main() -> None:
     from experiments.plans.rows import compile_row, wanted
     from experiments.plans.tables import markdown
     from experiments.results import commit
-    from llm.plan_apart import apart
-    from llm.plan_tables import as_json
+    from llm.plan.apart import apart
+    from llm.plan.tables import as_json
 
     there = read_rows(ROWS)
     missing = [row for row in wanted() if row.key not in there and made.only in row.key]

@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llm.abstract import Question
 from llm.data.packing import Shape
 from llm.footprint import dtype_of, memory, total
 from llm.model import abstract_decoder, parameters
 from llm.model.architecture import Architecture, architecture_from_config
-from llm.model.public import PUBLIC
-from llm.plan_apart import Planner
-from llm.plan_choices import LANES, MOST_TENSOR, REMATS, with_rows
-from llm.planned import Planned
-from llm.roofline import executed_flops, learning_passes
+from llm.plan.abstract import Question
+from llm.plan.apart import Planner
+from llm.plan.choices import LANES, MOST_TENSOR, REMATS, with_rows
+from llm.plan.planned import Planned
+from llm.plan.public import PUBLIC
+from llm.plan.roofline import executed_flops, learning_passes
+from llm.plan.topology import Topology, read_topology
 from llm.settings import TRAIN_RECIPES, MeshSettings, SamplingSettings, Training, keeps_start
-from llm.topology import Topology, read_topology
 from llm.workload import Workload
 
 BATCH, PROMPT, RESPONSE = 256, 512, 256

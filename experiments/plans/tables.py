@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.plans.rows import BATCH, LOAD, RECIPES, SLICES, Row
-from llm.model.public import PUBLIC
+from llm.plan.public import PUBLIC
+from llm.plan.topology import GENERATIONS, GIB
 from llm.settings import TRAIN_RECIPES
-from llm.topology import GENERATIONS, GIB
 
 HEAD = """# What a run takes on slices nobody here owns
 

@@ -9,10 +9,10 @@ from experiments.plans.__main__ import ROWS, TABLES, read_rows
 from experiments.plans.rows import BATCH, SLICES, Row, layouts, wanted
 from experiments.plans.tables import markdown
 from llm.model.architecture import architecture_from_config
-from llm.model.public import PUBLIC
-from llm.plan_tables import as_json
-from llm.topology import GENERATIONS, read_topology
-from tests.llm.test_plan import made
+from llm.plan.public import PUBLIC
+from llm.plan.tables import as_json
+from llm.plan.topology import GENERATIONS, read_topology
+from tests.llm.plan.test_plan import made
 
 
 def test_every_model_method_and_slice_is_asked_for_once():

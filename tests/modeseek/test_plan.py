@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from llm.plan_tables import from_json
+from llm.plan.tables import from_json
 from modeseek.plan import Load, architecture_of, main, value_of
-from tests.llm.test_plan import made
+from tests.llm.plan.test_plan import made
 from tests.llm.tiny_runs import CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ def test_what_the_compiler_says_is_printed_and_kept(model, tmp_path, monkeypatch
         remat = question.settings.remat
         return made(peak=8 if remat == "full" else 17, remat=remat)
 
-    monkeypatch.setattr("llm.plan_apart.apart", lambda: nullcontext(plan))
+    monkeypatch.setattr("llm.plan.apart.apart", lambda: nullcontext(plan))
     out = tmp_path / "plans" / "dpo.json"
     line = f"dpo --topology cpu:8 --model {model} --sweep --price 2 --out {out} --batch 64"
     monkeypatch.setattr("modeseek.plan.Console", lambda **options: Console(width=120))
@@ -112,8 +112,10 @@ def test_a_run_that_does_not_fit_says_why(model, monkeypatch, capsys):
     refused = replace(made(), refused="step: Used 33.2G of 15.75G hbm", parts=(), needs=33.2e9)
     plan = lambda *given, **options: refused  # noqa: E731
     # Shapes stand where the annotations of a run, which tests enforce, say arrays.
-    monkeypatch.setattr("llm.abstract.abstract_run", lambda *given: SimpleNamespace(shape=True))
-    monkeypatch.setattr("llm.plan_apart.apart", lambda: nullcontext(plan))
+    monkeypatch.setattr(
+        "llm.plan.abstract.abstract_run", lambda *given: SimpleNamespace(shape=True)
+    )
+    monkeypatch.setattr("llm.plan.apart.apart", lambda: nullcontext(plan))
     main(f"dpo --topology cpu:8 --model {model}".split())
     assert "does not fit: step: Used 33.2G" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no way to lay out dpo fits cpu:8: give more chips"):

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from llm.collectives import Collective
 from llm.data.packing import Shape
 from llm.model import abstract_decoder
 from llm.model.architecture import architecture_from_config
 from llm.model.attention import attend_back, scored
-from llm.roofline import (
+from llm.plan.collectives import Collective
+from llm.plan.roofline import (
     FORWARD,
     Passes,
     Roofline,
@@ -20,7 +20,7 @@ from llm.roofline import (
     pairs,
     roofline,
 )
-from llm.topology import read_topology
+from llm.plan.topology import read_topology
 
 
 class Chip:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm.hlo import Computation, Instruction, Program
+from llm.plan.hlo import Computation, Instruction, Program
 
 KINDS = (
     "all-gather",

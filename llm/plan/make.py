@@ -10,13 +10,13 @@ figure. Times are bounds, not forecasts: no program is faster than its roofline.
 import math
 from dataclasses import replace
 
-from llm.abstract import Abstract, Question, abstract_run
 from llm.data.order import Order
 from llm.flops import forward_flops, matrix_size, training_factor
 from llm.footprint import GRADIENT, OPTIMIZER, WEIGHTS, Item, memory
 from llm.model.architecture import Architecture
-from llm.planned import ALWAYS, Held, Part, Planned
-from llm.programs import (
+from llm.plan.abstract import Abstract, Question, abstract_run
+from llm.plan.planned import ALWAYS, Held, Part, Planned
+from llm.plan.programs import (
     Compiled,
     DoesNotFit,
     Learning,
@@ -28,7 +28,7 @@ from llm.programs import (
     compile_writing,
     expected_start,
 )
-from llm.roofline import FORWARD, executed_flops, learning_passes, roofline
+from llm.plan.roofline import FORWARD, executed_flops, learning_passes, roofline
 from llm.sampler.sizes import SHORTEST, bucket
 
 READ = "model as it was read"

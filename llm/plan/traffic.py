@@ -9,7 +9,7 @@ the same way, but counts the body of a loop once.
 import re
 from collections.abc import Iterator, Sequence
 
-from llm.hlo import Buffer, Computation, Instruction, Program, parameters_of
+from llm.plan.hlo import Buffer, Computation, Instruction, Program, parameters_of
 
 SILENT = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "iota"),

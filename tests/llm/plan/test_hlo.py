@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from llm.collectives import Collective, collectives, group_of
-from llm.hlo import Program, read_instruction, read_program
-from llm.traffic import moved, passed_on
+from llm.plan.collectives import Collective, collectives, group_of
+from llm.plan.hlo import Program, read_instruction, read_program
+from llm.plan.traffic import moved, passed_on
 
 TPU = """HloModule jit_f, is_scheduled=true
 

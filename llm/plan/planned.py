@@ -6,7 +6,7 @@ roofline, and a step is its programs one after the other.
 
 from dataclasses import dataclass
 
-from llm.roofline import Roofline
+from llm.plan.roofline import Roofline
 
 ALWAYS = "always"
 """When something is held that is there whichever program runs."""

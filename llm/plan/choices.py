@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from llm.loading import sizes_for
 from llm.model.architecture import Architecture
-from llm.planned import Planned
+from llm.plan.planned import Planned
+from llm.plan.topology import Topology
 from llm.settings import MeshSettings, Training
-from llm.topology import Topology
 
 REMATS = ("none", "dots", "full")
 """From what keeps most to what keeps least."""

@@ -1,6 +1,6 @@
 """Plans of small runs on eight simulated devices, as JSON: run in a process of its own.
 
-``python -m tests.llm.planned_on_meshes FILE CASE...``, with JAX_NUM_CPU_DEVICES=8.
+``python -m tests.llm.plan.planned_on_meshes FILE CASE...``, with JAX_NUM_CPU_DEVICES=8.
 """
 
 import json
@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm.abstract import Question, abstract_run
 from llm.model.architecture import architecture_from_config
-from llm.plan import estimated, plan
-from llm.plan_tables import as_json
+from llm.plan.abstract import Question, abstract_run
+from llm.plan.make import estimated, plan
+from llm.plan.tables import as_json
+from llm.plan.topology import read_topology
 from llm.settings import (
     TRAIN_RECIPES,
     AdapterSettings,
@@ -20,7 +21,6 @@ from llm.settings import (
     SamplingSettings,
     Training,
 )
-from llm.topology import read_topology
 from llm.workload import Workload
 
 ARCHITECTURE = architecture_from_config(

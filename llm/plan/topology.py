@@ -16,8 +16,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from llm.compilers import CPU, check_compiler
 from llm.devices import DEVICES, Device
+from llm.plan.compilers import CPU, check_compiler
 
 GIB = 2**30
 

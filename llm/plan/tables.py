@@ -7,9 +7,9 @@ from typing import Any
 from rich.table import Table
 
 from llm.estimate import duration
-from llm.planned import ALWAYS, Held, Part, Planned
-from llm.roofline import Roofline
-from llm.topology import GIB, Topology
+from llm.plan.planned import ALWAYS, Held, Part, Planned
+from llm.plan.roofline import Roofline
+from llm.plan.topology import GIB, Topology
 
 BOUNDS = ("arithmetic", "memory", "messages")
 """What may bound a step."""

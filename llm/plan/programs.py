@@ -18,16 +18,16 @@ import jax
 import numpy as np
 from flax import nnx
 
-from llm.abstract import Abstract
-from llm.collectives import Collective, collectives
 from llm.groundwork import rule_of, side_by_side
-from llm.hlo import read_program
 from llm.mesh import sharding
 from llm.model import parameters, with_parameters
+from llm.plan.abstract import Abstract
+from llm.plan.collectives import Collective, collectives
+from llm.plan.hlo import read_program
+from llm.plan.traffic import moved
 from llm.sampler.draft import Stops, begin, grow, write
 from llm.sampler.sizes import SHORTEST, bucket, rooms
 from llm.sampler.weights import prepare
-from llm.traffic import moved
 from llm.update import Fixed, Sums, TrainState
 
 CHUNKED = ("step", "add", "measure", "judge")

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm.collectives import Collective
 from llm.data.packing import Shape
 from llm.flops import matrix_size
 from llm.model.architecture import Architecture
 from llm.model.attention import blocks
-from llm.topology import Topology
+from llm.plan.collectives import Collective
+from llm.plan.topology import Topology
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,22 +11,22 @@ from typing import Any
 
 import pytest
 
-from llm.abstract import groups_of
 from llm.footprint import total as count
 from llm.model import abstract_decoder, parameters
 from llm.model.architecture import architecture_from_config
-from llm.model.public import PUBLIC
-from llm.plan_choices import guess, largest, meshes, recommended, sweep, with_rows
-from llm.plan_tables import as_json, from_json, memory_table, size, sweep_table
-from llm.planned import ALWAYS, Held, Part, Planned
-from llm.programs import needed
-from llm.roofline import Roofline
+from llm.plan.abstract import groups_of
+from llm.plan.choices import guess, largest, meshes, recommended, sweep, with_rows
+from llm.plan.planned import ALWAYS, Held, Part, Planned
+from llm.plan.programs import needed
+from llm.plan.public import PUBLIC
+from llm.plan.roofline import Roofline
+from llm.plan.tables import as_json, from_json, memory_table, size, sweep_table
+from llm.plan.topology import GIB, read_topology
 from llm.settings import TRAIN_RECIPES, MeshSettings, Training
 from llm.simulated import simulated
-from llm.topology import GIB, read_topology
-from tests.llm.planned_on_meshes import ARCHITECTURE, CASES, LOAD
+from tests.llm.plan.planned_on_meshes import ARCHITECTURE, CASES, LOAD
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 QUICK = ("pieces",)
 
 
@@ -34,7 +34,7 @@ def found_by(folder: Path, cases: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Plans, from a process with eight devices."""
     file = folder / "plans.json"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.llm.planned_on_meshes", str(file), *cases],
+        [sys.executable, "-m", "tests.llm.plan.planned_on_meshes", str(file), *cases],
         cwd=ROOT,
         env=os.environ | simulated(8),
         capture_output=True,

@@ -30,9 +30,9 @@ from llm.logprobs.primitive import default_chunk
 from llm.mesh import batch_sharding, make_mesh, sharding
 from llm.model import ActorCritic, Decoder, RewardModel, abstract_decoder, parameters
 from llm.model.architecture import Architecture
+from llm.plan.topology import Topology, devices_of
 from llm.preparation import Prepared, is_online
 from llm.settings import Training, keeps_start
-from llm.topology import Topology, devices_of
 from llm.update import Fixed, Learner, Parameters
 from llm.workload import Workload
 from objectives import KTO
@@ -48,7 +48,7 @@ class Abstract:
         loaded: the model.
         topology: the devices.
         load: what the data are like.
-        quick: whether to compile with little effort, see ``llm.programs.compiled``.
+        quick: whether to compile with little effort, see ``llm.plan.programs.compiled``.
     """
 
     prepared: Prepared
@@ -186,7 +186,7 @@ class Question:
         load: what the data are like.
         topology: the devices.
         price: US dollars per chip and hour; that of the topology when None.
-        quick: whether to compile with little effort, see ``llm.programs.compiled``.
+        quick: whether to compile with little effort, see ``llm.plan.programs.compiled``.
     """
 
     architecture: Architecture

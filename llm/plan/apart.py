@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from llm.abstract import Question, abstract_run
-from llm.plan import outline, plan
-from llm.planned import Planned
+from llm.plan.abstract import Question, abstract_run
+from llm.plan.make import outline, plan
+from llm.plan.planned import Planned
 
 Planner: TypeAlias = Callable[[Question], Planned]
 """``llm.plan.plan``, or something that stands for it."""

@@ -4,9 +4,9 @@ import importlib.util
 
 import pytest
 
-from llm.compilers import EXTRA, check_compiler, prepare_environment
+from llm.plan.compilers import EXTRA, check_compiler, prepare_environment
+from llm.plan.topology import GENERATIONS, devices_of, read_topology
 from llm.simulated import simulated
-from llm.topology import GENERATIONS, devices_of, read_topology
 
 
 def test_a_slice_is_known_by_its_name():
