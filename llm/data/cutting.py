@@ -20,7 +20,7 @@ from jaxtyping import Int64
 
 from llm.data.packing import Place
 
-OVERHEAD, CPU_OVERHEAD, CPU_WIDTH = 512, 64, 256
+OVERHEAD, CPU_OVERHEAD, CPU_WIDTH = 512, 128, 256
 """Positions whose arithmetic takes as long as starting one more micro-batch does, at most, and on a
 CPU with a model so wide: an accelerator is done with a few hundred before it has read the weights
 and added their gradient up, and wants many at a time. A CPU is not, and works better on what its

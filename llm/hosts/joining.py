@@ -33,6 +33,9 @@ it waits for a device that waits for that process."""
 REASON = 2.0
 """Seconds by which news of a death may come after its consequences."""
 
+REFUSED = 2
+"""Exit status of a command that cannot be carried out as it was given."""
+
 TRY_AGAIN = 75
 """Exit status of a process that ended because another had (EX_TEMPFAIL of sysexits)."""
 
@@ -138,7 +141,8 @@ def end(line: Line, error: BaseException, common: bool, told: threading.Event) -
     except Gone:
         told.wait(GRACE)
         leave()
-    line.warn(f"process {line.index} of {line.count} ended ({cause(error)})")
+    refused = status(error) == REFUSED
+    line.warn(f"process {line.index} of {line.count} ended ({cause(error)})" + "." * refused)
     line.close()
     # JAX would wait for the others when the interpreter ends, and they will not come.
     atexit.register(os._exit, status(error))
@@ -150,7 +154,7 @@ def status(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return 2 if isinstance(error, (ValueError, OSError, FloatingPointError)) else 1
+    return REFUSED if isinstance(error, (ValueError, OSError, FloatingPointError)) else 1
 
 
 def is_common(error: BaseException) -> bool:
@@ -169,13 +173,15 @@ def cause(error: BaseException) -> str:
 
 def tell(trouble: str) -> None:
     """Say who is gone and what to do, at once: JAX may end this process at any moment now."""
-    advice = ""
-    if HERE.advice is not None:
-        with suppress(OSError):
-            advice = f": it {HERE.advice()}"
-    line = f"{trouble}; start the same command again on every host{advice}.\n"
+    line = trouble
+    if not line.endswith("."):  # a refusal says what to do, and that is something else
+        line += "; start the same command again on every host"
+        if HERE.advice is not None:
+            with suppress(OSError):
+                line += f": it {HERE.advice()}"
+        line += "."
     with suppress(OSError):
-        os.write(sys.stderr.fileno(), line.encode())
+        os.write(sys.stderr.fileno(), f"{line}\n".encode())
 
 
 def leave() -> NoReturn:
