@@ -271,7 +271,7 @@ def in_blocks_forward(
     softcap: float | None,
 ) -> Any:
     """What every query sees, and what the backward pass needs to make the weights again."""
-    R, K = key.shape[:2]
+    (R, K), float32 = key.shape[:2], jnp.promote_types(query.dtype, jnp.float32)
     means, tops, totals = [], [], []
     for start, end in blocks(query.shape[1]):
         block = scored(
@@ -281,7 +281,9 @@ def in_blocks_forward(
         share = jnp.exp(block.score - top)
         total = jnp.sum(share, axis=-1, keepdims=True)
         share = share.astype(value.dtype).reshape(R, K, -1, end)
-        mean = jnp.einsum("rkqj,rkjc->rkqc", share, value[:, :, :end])
+        mean = jnp.einsum(
+            "rkqj,rkjc->rkqc", share, value[:, :, :end], preferred_element_type=float32
+        )
         mean = (mean / total.reshape(R, K, -1, 1)).astype(value.dtype)
         means.append(beside(mean, end - start))
         tops.append(top)

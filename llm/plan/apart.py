@@ -21,7 +21,7 @@ from llm.plan.make import outline, plan
 from llm.plan.planned import Planned
 
 Planner: TypeAlias = Callable[[Question], Planned]
-"""``llm.plan.plan``, or something that stands for it."""
+"""``llm.plan.make.plan``, or something that stands for it."""
 
 
 @contextmanager
