@@ -73,8 +73,8 @@ def resident(
     kept = jax.eval_shape(optimizer(settings.optimizer, optax.constant_schedule(1.0)).init, trains)
     moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) / pieces
     read = total(shapes) - (0 if stays else total(trains))
-    return [
-        Item("model as it was read", MASTER * read / pieces, "always"),
+    as_read = Item("model as it was read", MASTER * read / pieces, "always")
+    return [as_read] * bool(read) + [
         Item(WEIGHTS, weights, "always"),
         Item(OPTIMIZER, moments, "always"),
         Item(GRADIENT, weights, "always"),

@@ -118,8 +118,7 @@ def given_to(run: Abstract, name: str) -> tuple[str, ...]:
 def resident(run: Abstract, begun: Learning) -> list[Held]:
     """What is in memory whichever program runs, whether it is given to it or not."""
     read = run.loaded.values if run.stays else run.loaded.frozen
-    held = [
-        Held(read_kind(run), bytes_of(read), ALWAYS),
+    held = [Held(read_kind(run), bytes_of(read), ALWAYS)] * bool(read) + [
         Held(WEIGHTS, bytes_of(begun.state.trainable), ALWAYS),
         Held(OPTIMIZER, bytes_of(begun.state.optimizer), ALWAYS),
     ]
