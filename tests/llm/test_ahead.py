@@ -357,6 +357,8 @@ from pathlib import Path
 from llm import collection
 from llm.step import Step
 
+# Whoever started the tests in the background of a script made them deaf to it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 judge, step, calls = collection.Judges.judge, Step.__call__, []
 
 def hanging(self, written):
