@@ -33,6 +33,8 @@ it waits for a device that waits for that process."""
 REASON = 2.0
 """Seconds by which news of a death may come after its consequences."""
 
+AGAIN = "start the same command again on every host"
+
 REFUSED = 2
 """Exit status of a command that cannot be carried out as it was given."""
 
@@ -141,11 +143,17 @@ def end(line: Line, error: BaseException, common: bool, told: threading.Event) -
     except Gone:
         told.wait(GRACE)
         leave()
-    refused = status(error) == REFUSED
-    line.warn(f"process {line.index} of {line.count} ended ({cause(error)})" + "." * refused)
+    line.warn(farewell(line, error))
     line.close()
     # JAX would wait for the others when the interpreter ends, and they will not come.
     atexit.register(os._exit, status(error))
+
+
+def farewell(line: Line, error: BaseException) -> str:
+    """What the others are told; a whole sentence, with a full stop, where it says what to do."""
+    ended = f"process {line.index} of {line.count} ended ({cause(error)})"
+    # What has to be seen to first may be what the others would go on from.
+    return f"{ended}; see to that, then {AGAIN}." if status(error) == REFUSED else ended
 
 
 def status(error: BaseException) -> int:
@@ -174,8 +182,8 @@ def cause(error: BaseException) -> str:
 def tell(trouble: str) -> None:
     """Say who is gone and what to do, at once: JAX may end this process at any moment now."""
     line = trouble
-    if not line.endswith("."):  # a refusal says what to do, and that is something else
-        line += "; start the same command again on every host"
+    if not line.endswith("."):
+        line += f"; {AGAIN}"
         if HERE.advice is not None:
             with suppress(OSError):
                 line += f": it {HERE.advice()}"

@@ -138,6 +138,7 @@ def test_a_damaged_shard_ends_all_processes_in_time_and_without_it_the_run_goes_
     for process in ended[:1] if together else ended:
         assert f"the checkpoint {latest} is damaged" in process.text, ended
         assert "move or delete it, and the same command goes on after step 4" in process.text
+        assert "goes on after step 6" not in process.text
     shutil.move(latest, tmp_path / "aside")
     run(command)
     assert_same_run(out, shared)
