@@ -23,14 +23,12 @@ from llm.footprint import (
     Item,
     cache_bytes,
     dtype_of,
-    laid_out,
     lora_of,
     memory,
-    resident,
     total,
     writing_rows,
 )
-from llm.loading import does_train
+from llm.loading import does_train, sizes_for
 from llm.model import abstract_decoder, parameters
 from llm.model.architecture import Architecture
 from llm.settings import Training, keeps_start, reference_kind
@@ -198,12 +196,7 @@ def estimate(
     written = fresh * responses * load.response_tokens
     writing = sampling_seconds(architecture, settings, recipe, load, device, devices, collections)
     peak = device.flops * device.mfu * devices
-    laid = laid_out(
-        settings.mesh,
-        devices,
-        sum(item.bytes for item in resident(settings, shapes, trains)),
-        device.memory,
-    )
+    laid = sizes_for(architecture, settings, devices, device.memory)
     rest = max(devices // laid.tensor, 1)
     fsdp = laid.fsdp or max(rest // (laid.data or 1), 1)
     mesh = replace(laid, fsdp=fsdp, data=laid.data or max(rest // fsdp, 1))

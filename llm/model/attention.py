@@ -202,14 +202,9 @@ def attend_back(
     return in_blocks(query, key, value, mask, scale, softcap)
 
 
-def block_size(length: int) -> int:
-    """Queries in a block of a row of so many positions."""
-    return max(QUERIES, -(-length // MOST_BLOCKS))
-
-
 def blocks(length: int) -> list[tuple[int, int]]:
     """First query of each block, and the query after its last."""
-    size = block_size(length)
+    size = max(QUERIES, -(-length // MOST_BLOCKS))
     return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
