@@ -1,10 +1,7 @@
 """Placement: the table covers the parameters, uneven axes stay whole, and devices read shards."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -17,10 +14,8 @@ from llm.mesh import AXES, PLACEMENT, batch_sharding, describe, make_mesh, shard
 from llm.model import abstract_decoder
 from llm.model.architecture import architecture_from_config
 from llm.model.lora import TARGETS, LoRA
-from llm.simulated import simulated
 from tests.llm.checkpoints.model_folders import CONFIGS, random_tensors, write_folder
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.simulated import on_devices
 
 
 def fake(data: int, fsdp: int, tensor: int) -> jax.sharding.AbstractMesh:
@@ -144,16 +139,7 @@ def test_eight_devices_read_their_shards_and_write_the_same_file(
 ) -> None:
     stored = random_tensors(family)
     source = write_folder(tmp_path / "in", CONFIGS[family], stored, files=2)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(source), str(tmp_path / "out")],
-        cwd=ROOT,
-        env=os.environ | simulated(8),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = on_devices(8, "-c", PROGRAM, str(source), str(tmp_path / "out"), timeout=240)
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["mesh"] == "8 x cpu: data 2, fsdp 2, tensor 2"
     assert report["equal"] and report["placed"] and report["adapter"]

@@ -1,8 +1,6 @@
 """A model spread over devices is the model: losses, gradients, places and responses agree."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,10 @@ from jax.sharding import PartitionSpec
 
 from llm.journal import METRICS, read_lines
 from llm.mesh import AXES, fitting, placed, spread, whole
-from llm.simulated import simulated
 from tests.llm.on_meshes import CASES, FEW, MESHES
 from tests.llm.test_mesh import fake
 from tests.llm.tiny_runs import pairs, write_model, write_rows
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.simulated import on_devices
 
 GRADIENT = 1e-4
 """Of the largest number of an array: what another order of additions may change in a gradient."""
@@ -28,16 +24,7 @@ GRADIENT = 1e-4
 def find(path: Path) -> None:
     """Run every case on every mesh, on eight devices; what it costs is compilation."""
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.llm.on_meshes", str(path)],
-        cwd=ROOT,
-        env=os.environ | quick | simulated(8),
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = on_devices(8, "-m", "tests.llm.on_meshes", str(path), timeout=1200, told=quick)
     # The compiler says so where it can only move an array by putting all of it on every device.
     assert "rematerialization" not in done.stderr, done.stderr[-3000:]
 
@@ -92,16 +79,7 @@ def run(place: Path, out: str, devices: int, recipe: str, *flags: str) -> list[d
     line = ["train", recipe, "--model", str(place / "model"), "--data", str(place / "pairs.jsonl")]
     line += ["--out", str(place / out), "--batch", "8", "--steps", "4", "--packing.shapes", "1"]
     line += ["--optimizer.learning-rate", "3e-3", *flags]
-    done = subprocess.run(
-        [sys.executable, "-m", "modeseek", *line],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    on_devices(devices, "-m", "modeseek", *line)
     return read_lines(place / out / METRICS)
 
 

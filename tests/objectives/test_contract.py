@@ -6,10 +6,6 @@ import inspect
 import itertools
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,12 +14,11 @@ import numpy as np
 import pytest
 
 import objectives
-from llm.simulated import simulated
 from objectives import OBJECTIVES, KLPenalty, Objective, Terms, scored
 from tests.objectives.batches import B, Batch, N, T, draw, litter, loss_and_gradient, on_device
 from tests.objectives.variations import CASES, DEFAULTS, Case
+from tests.simulated import on_devices
 
-ROOT = Path(__file__).resolve().parents[2]
 COMPILED_QUICKLY = {"xla_backend_optimization_level": 0}
 close = functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12)
 float64 = pytest.mark.usefixtures("x64")
@@ -409,15 +404,7 @@ from tests.objectives.test_contract import sharded
 assert jax.device_count() == 4
 print(json.dumps(jax.tree.map(lambda x: x.tolist(), sharded(sys.argv[1:]))))
 """
-    answer = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *names],
-        cwd=ROOT,
-        env=os.environ | simulated(4),
-        capture_output=True,
-        text=True,
-    )
-    assert answer.returncode == 0, answer.stderr
-    return json.loads(answer.stdout)
+    return json.loads(on_devices(4, "-W", "error", "-c", script, *names).stdout)
 
 
 SPREAD_BY_DEFAULT = ("AWR", "DPO", "KTO", "PPO")

@@ -1,10 +1,6 @@
 """Every bit of an array counts, its place too, and where its pieces lie does not."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +8,9 @@ import numpy as np
 import pytest
 
 from llm.integrity import Damaged, check, checksums, digest
-from llm.simulated import simulated
+from tests.simulated import on_devices
 
 KINDS = ("float32", "bfloat16", "float16", "int32", "uint32", "int8", "uint8", "bool")
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def made(kind: str, shape: tuple[int, ...] = (3, 5)) -> np.ndarray:
@@ -120,16 +115,6 @@ print(json.dumps(found))
 
 
 def test_how_arrays_are_spread_over_devices_changes_nothing():
-    environment = os.environ | simulated(4)
-    done = subprocess.run(
-        [sys.executable, "-c", SPREAD],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = on_devices(4, "-c", SPREAD, timeout=120)
     first, *others = json.loads(done.stdout.splitlines()[-1])
     assert len(others) == 15 and all(other == first for other in others)

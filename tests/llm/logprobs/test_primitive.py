@@ -5,10 +5,6 @@ Key to the axes: M hidden states, P scored tokens, V vocabulary, D model, E the 
 
 import functools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +14,9 @@ import pytest
 from jax.sharding import AxisType
 
 from llm.logprobs import default_chunk, token_logprobs
-from llm.simulated import simulated
 from objectives import divergences
+from tests.simulated import on_devices
 
-ROOT = Path(__file__).resolve().parents[3]
 FIELDS = ("logp", "entropy", "forward_kl", "reverse_kl", "ref_logp")
 
 
@@ -389,12 +384,5 @@ MESHES = [
 
 @pytest.mark.parametrize("meshes", MESHES)
 def test_a_mesh_of_eight_devices_changes_neither_values_nor_gradients(meshes):
-    answer = subprocess.run(
-        [sys.executable, "-c", ON_EIGHT_DEVICES, json.dumps(meshes)],
-        cwd=ROOT,
-        env=os.environ | simulated(8),
-        capture_output=True,
-        text=True,
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
+    answer = on_devices(8, "-c", ON_EIGHT_DEVICES, json.dumps(meshes))
     assert answer.stdout.strip().endswith("equal")

@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,26 +20,16 @@ from llm.plan.roofline import Roofline
 from llm.plan.tables import as_json, from_json, memory_table, size, sweep_table
 from llm.plan.topology import GIB, read_topology
 from llm.settings import TRAIN_RECIPES, MeshSettings, Training
-from llm.simulated import simulated
 from tests.llm.plan.planned_on_meshes import ARCHITECTURE, CASES, LOAD
+from tests.simulated import on_devices
 
-ROOT = Path(__file__).resolve().parents[3]
 QUICK = ("pieces",)
 
 
 def found_by(folder: Path, cases: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Plans, from a process with eight devices."""
     file = folder / "plans.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.llm.plan.planned_on_meshes", str(file), *cases],
-        cwd=ROOT,
-        env=os.environ | simulated(8),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_devices(8, "-m", "tests.llm.plan.planned_on_meshes", str(file), *cases)
     return json.loads(file.read_text())
 
 

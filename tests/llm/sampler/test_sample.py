@@ -3,9 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -27,7 +24,7 @@ from llm.sampler import LocalEngine, Sampling, programs, sample, sizes, stop_tok
 from llm.sampler.draft import begin, grow, keep, write
 from llm.sampler.draws import Rule, draw
 from llm.sampler.strings import completed
-from llm.simulated import simulated
+from tests.simulated import on_devices
 
 SMALL = {
     "vocab_size": 61,
@@ -395,11 +392,7 @@ print("same")
 
 @pytest.mark.slow
 def test_eight_devices_write_what_one_writes():
-    environment = os.environ | simulated(8)
-    done = subprocess.run(
-        [sys.executable, "-c", ON_EIGHT_DEVICES], capture_output=True, text=True, env=environment
-    )
-    assert done.stdout.strip() == "same", done.stderr[-2000:]
+    assert on_devices(8, "-c", ON_EIGHT_DEVICES).stdout.strip() == "same"
 
 
 @pytest.mark.slow
