@@ -154,7 +154,7 @@ def prepare(
     out = settings.out or Path("runs") / name
     from_first(lambda: check_place(out, settings))
     if settings.ahead:
-        check_ahead(name, recipe, say)
+        check_ahead(name, recipe, jax.device_count(), say)
     if name in ONLINE_RECIPES or is_online(recipe):
         # The paper's B and M: the steps of one pass over a collection share it evenly.
         recipe = recipe.with_collection(prompts=settings.batch * recipe.reuse.minibatches)
@@ -351,8 +351,14 @@ def check_online(name: str, recipe: Recipe, settings: Training) -> None:
         )
 
 
-def check_ahead(name: str, recipe: Recipe, say: Callable[[str], None]) -> None:
+def check_ahead(name: str, recipe: Recipe, devices: int, say: Callable[[str], None]) -> None:
     """Say what writing ahead costs a method that does not see it.
+
+    Args:
+        name: of the recipe.
+        recipe: the method.
+        devices: that share the run.
+        say: told.
 
     Raises:
         ValueError: if nothing is written, or by several devices: two threads may start programs in
@@ -363,10 +369,10 @@ def check_ahead(name: str, recipe: Recipe, say: Callable[[str], None]) -> None:
             f"--ahead writes a collection while another is learned from, and {name} learns from "
             "data that exist: leave it out."
         )
-    if jax.device_count() > 1:
+    if devices > 1:
         raise ValueError(
-            f"--ahead is for one device, and there are {jax.device_count()}, whose programs have "
-            "to be started in one order everywhere: leave it out, or show the run one device."
+            f"--ahead is for one device, and there are {devices}, whose programs have to be "
+            "started in one order everywhere: leave it out, or show the run one device."
         )
     if isinstance(recipe.objective, REINFORCE) and recipe.collection.source == "policy":
         say(

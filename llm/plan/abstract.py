@@ -31,7 +31,7 @@ from llm.mesh import batch_sharding, make_mesh, sharding
 from llm.model import ActorCritic, Decoder, RewardModel, abstract_decoder, parameters
 from llm.model.architecture import Architecture
 from llm.plan.topology import Topology, devices_of
-from llm.preparation import Prepared, is_online
+from llm.preparation import Prepared, check_ahead, is_online
 from llm.settings import Training, keeps_start
 from llm.update import Fixed, Learner, Parameters
 from llm.workload import Workload
@@ -187,6 +187,9 @@ class Question:
         topology: the devices.
         price: US dollars per chip and hour; that of the topology when None.
         quick: whether to compile with little effort, see ``llm.plan.programs.compiled``.
+
+    Raises:
+        ValueError: if programs would run beside each other, because a plan counts one at a time.
     """
 
     architecture: Architecture
@@ -197,6 +200,14 @@ class Question:
     topology: Topology
     price: float | None = None
     quick: bool = False
+
+    def __post_init__(self) -> None:
+        if self.settings.ahead:
+            check_ahead(self.name, self.recipe, self.topology.chips, lambda line: None)
+            raise ValueError(
+                "--ahead writes while steps are taken, and a plan counts one program at a time: "
+                "leave it out, and leave room for a copy of the policy and for what writes."
+            )
 
 
 def abstract_run(question: Question) -> Abstract:

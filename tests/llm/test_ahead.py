@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -257,16 +256,15 @@ def test_nothing_is_written_ahead_where_nothing_is_written(recipe):
         )
 
 
-def test_several_devices_are_refused(monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 8)
+def test_several_devices_are_refused():
     with pytest.raises(ValueError, match=r"--ahead is for one device, and there are 8"):
-        preparation.check_ahead("rloo", ONLINE_RECIPES["rloo"], lambda line: None)
+        preparation.check_ahead("rloo", ONLINE_RECIPES["rloo"], 8, lambda line: None)
 
 
 @pytest.mark.parametrize(("recipe", "told"), [("reinforce", 1), ("rloo", 1), ("ppo", 0)])
 def test_a_method_that_does_not_see_how_old_samples_are_says_so(recipe, told):
     said: list[str] = []
-    preparation.check_ahead(recipe, ONLINE_RECIPES[recipe], said.append)
+    preparation.check_ahead(recipe, ONLINE_RECIPES[recipe], 1, said.append)
     assert len(said) == told
     assert all("does not correct" in line for line in said)
 

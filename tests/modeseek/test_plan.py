@@ -43,6 +43,9 @@ def model(tmp_path: Path) -> Path:
         ("dpo --topology cpu:8", "--model is missing: .*llama-3-70b"),
         ("dpo --topology cpu:8 --model nowhere", "no folder nowhere: .*config.json"),
         ("dpo --topology cpu:1 --model llama-3-8b --mesh.tensor 3", "cannot be laid out"),
+        ("grpo --topology cpu:8 --model llama-3-8b --ahead --sweep", "--ahead is for one device"),
+        ("grpo --topology cpu:1 --model llama-3-8b --ahead", "--ahead writes while steps are"),
+        ("dpo --topology cpu:1 --model llama-3-8b --ahead", "data that exist: leave it out"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_before_anything_slow(line, said):
