@@ -31,7 +31,7 @@ from llm.footprint import (
 from llm.loading import does_train, sizes_for
 from llm.model import abstract_decoder, parameters
 from llm.model.architecture import Architecture
-from llm.settings import Training, keeps_start, reference_kind
+from llm.settings import Training, is_online, keeps_start, reference_kind
 from llm.workload import Workload
 from objectives.recipes import Recipe
 
@@ -168,7 +168,7 @@ def estimate(
         device: one of them.
         devices: how many share the run, laid out as ``settings.mesh`` says.
     """
-    online = recipe.collection.source != "dataset"
+    online = is_online(recipe)
     responses = recipe.collection.responses if online else max(load.responses, 1)
     reference = reference_kind(settings, name, recipe)
     lora = lora_of(settings.adapters)

@@ -21,16 +21,13 @@ from llm.answers import JUDGED, answer, show_answers, show_extremes, show_judgem
 from llm.data.packing import Shape
 from llm.data.plan import Plan
 from llm.export import export_adapter, export_model
+from llm.fresh_groundwork import fresh_examples, fresh_of, shapes_of, trial_of
 from llm.groundwork import (
     evaluator,
-    fresh_examples,
-    fresh_of,
     learner_of,
     plan_of,
     reference_parameters,
-    shapes_of,
     steps_of,
-    trial_of,
     with_reference,
 )
 from llm.journal import METRICS, Journal, read_lines

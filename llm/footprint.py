@@ -27,7 +27,7 @@ from llm.model.attention import attend, attend_back, rotation, visible
 from llm.model.block import Block
 from llm.model.lora import LoRA
 from llm.optimizer import optimizer
-from llm.settings import AdapterSettings, MeshSettings, Training
+from llm.settings import AdapterSettings, MeshSettings, Training, is_online
 from llm.workload import Workload
 from objectives.recipes import Recipe
 
@@ -148,7 +148,7 @@ def memory(
         scored_by: reward models that are kept beside the policy.
         stays: whether the model that the run began from is kept too.
     """
-    a, online = architecture, recipe.collection.source != "dataset"
+    a, online = architecture, is_online(recipe)
     pieces = (settings.mesh.fsdp or 1) * settings.mesh.tensor
     dtype = dtype_of(settings, device)
     number = dtype.itemsize
@@ -282,7 +282,7 @@ def residuals(
 
 def longest_group(settings: Training, recipe: Recipe, load: Workload) -> int:
     """Tokens of the longest prompt with all its responses."""
-    if recipe.collection.source == "dataset":
+    if not is_online(recipe):
         return load.longest
     prompt = settings.reading.max_prompt_length or round(load.prompt_tokens)
     return prompt + recipe.collection.responses * settings.sampling.max_new_tokens

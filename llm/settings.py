@@ -316,6 +316,16 @@ class Training:
         require_nonnegative(self, "missing_eos")
 
 
+def is_online(recipe: Recipe) -> bool:
+    """Whether responses are written while a run goes on."""
+    return recipe.collection.source != "dataset"
+
+
+def offline_prompts(settings: Training, recipe: Recipe) -> int:
+    """Prompts of a collection whose responses are those of the data set."""
+    return round(settings.offline * recipe.collection.prompts)
+
+
 def learning_rate(settings: Training, name: str, recipe: Recipe) -> float:
     """The peak learning rate of a run: the one given, or the recipe's usual one."""
     if settings.optimizer.learning_rate is not None:
@@ -334,7 +344,7 @@ def reference_kind(settings: Training, name: str, recipe: Recipe) -> str:
         return "none"
     if settings.reference != "auto":
         return settings.reference
-    if settings.model is None or recipe.collection.source != "dataset":
+    if settings.model is None or is_online(recipe):
         return "model"
     return "cache" if type(recipe.objective).__name__ in NEEDS_REFERENCE else "none"
 
@@ -346,8 +356,7 @@ def keeps_start(settings: Training, name: str, recipe: Recipe) -> bool:
     trains takes its place.
     """
     judged = settings.reward is not None or settings.gold is not None
-    online = recipe.collection.source != "dataset"
-    return online or judged or reference_kind(settings, name, recipe) == "model"
+    return is_online(recipe) or judged or reference_kind(settings, name, recipe) == "model"
 
 
 def as_record(value: Any) -> Any:

@@ -32,9 +32,9 @@ from llm.inputs import read_tokenizer
 from llm.loading import arithmetic, unrolled
 from llm.mesh import make_mesh
 from llm.model import Decoder
-from llm.preparation import check_people
 from llm.progress import Bar
 from llm.reference import data_fingerprint, model_fingerprint
+from llm.refusals import check_people
 from llm.rewards import Reward, RewardContext, RewardSettings, Written, identity, read_reward
 from llm.runs import is_run, open_run
 from llm.sampler import Sample, Sampling, sample, stop_tokens

@@ -22,7 +22,14 @@ from llm.plan.planned import Planned
 from llm.plan.public import PUBLIC
 from llm.plan.roofline import executed_flops, learning_passes
 from llm.plan.topology import Topology, read_topology
-from llm.settings import TRAIN_RECIPES, MeshSettings, SamplingSettings, Training, keeps_start
+from llm.settings import (
+    TRAIN_RECIPES,
+    MeshSettings,
+    SamplingSettings,
+    Training,
+    is_online,
+    keeps_start,
+)
 from llm.workload import Workload
 
 BATCH, PROMPT, RESPONSE = 256, 512, 256
@@ -113,7 +120,7 @@ def compile_row(row: Row, plan: Planner) -> Planned:
 def layouts(row: Row, architecture: Architecture, topology: Topology) -> Iterator[Training]:
     """Layouts to try: those that should fit, the fastest by the count first; then the smallest."""
     recipe = TRAIN_RECIPES[row.recipe]
-    fresh = recipe.collection.source != "dataset"
+    fresh = is_online(recipe)
     responses = recipe.collection.responses if fresh else LOAD.responses
     length = PROMPT + RESPONSE * responses
     shapes = parameters(abstract_decoder(architecture))
@@ -141,7 +148,7 @@ def meshes_for(row: Row, architecture: Architecture, topology: Topology) -> list
     recipe = TRAIN_RECIPES[row.recipe]
     training = Training(model=row.model, batch=BATCH)
     tensor, gather = 1, True
-    if recipe.collection.source != "dataset":
+    if is_online(recipe):
         # Whoever writes has the weights whole but for tensor, in the dtype of the arithmetic.
         number = dtype_of(training, topology.device).itemsize
         size = number * total(parameters(abstract_decoder(architecture)))

@@ -18,7 +18,8 @@ from llm.active.writing import Scribe
 from llm.data.declared import declare_shapes, examples_of
 from llm.data.order import Order
 from llm.data.packing import Batch, Shape
-from llm.groundwork import bounds_of, learner_of, policy_values
+from llm.fresh_groundwork import bounds_of
+from llm.groundwork import learner_of, policy_values
 from llm.loading import load
 from llm.preparation import Prepared
 from llm.rescoring import Rescorer

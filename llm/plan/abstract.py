@@ -24,15 +24,17 @@ from llm.data.examples import Group
 from llm.data.packing import Batch, Shape, empty_batch, run_length
 from llm.data.plan import LANE, check_fits, round_up, shape_of
 from llm.footprint import dtype_of, longest_group, lora_of
-from llm.groundwork import known_of, learner_of, reference_parameters
+from llm.fresh_groundwork import known_of
+from llm.groundwork import learner_of, reference_parameters
 from llm.loading import Loaded, does_train, sizes_for, structure
 from llm.logprobs.primitive import default_chunk
 from llm.mesh import batch_sharding, make_mesh, sharding
 from llm.model import ActorCritic, Decoder, RewardModel, abstract_decoder, parameters
 from llm.model.architecture import Architecture
 from llm.plan.topology import Topology, devices_of
-from llm.preparation import Prepared, check_ahead, is_online
-from llm.settings import Training, keeps_start
+from llm.preparation import Prepared
+from llm.refusals import check_ahead
+from llm.settings import Training, is_online, keeps_start
 from llm.update import Fixed, Learner, Parameters
 from llm.workload import Workload
 from objectives import KTO

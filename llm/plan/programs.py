@@ -18,7 +18,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from llm.groundwork import rule_of, side_by_side
+from llm.fresh_groundwork import side_by_side
+from llm.groundwork import rule_of
 from llm.mesh import sharding
 from llm.model import parameters, with_parameters
 from llm.plan.abstract import Abstract

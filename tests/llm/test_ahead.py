@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm import collection, preparation, train
+from llm import collection, preparation, refusals, responses, train
 from llm.ahead import Ahead, Stopped
 from llm.devices import Device
 from llm.estimate import estimate
@@ -90,7 +90,7 @@ def test_the_same_run_again_is_the_same_to_the_bit(straight, start, tmp_path):
 
 def test_a_reward_may_answer_while_the_steps_run(straight, start, tmp_path, monkeypatch):
     """The judge of a collection waits for a step on the one before it, and is not waited for."""
-    judge, step = collection.Judges.judge, Step.__call__
+    judge, step = responses.Judges.judge, Step.__call__
     after, taken = {4: 1, 8: 5}, {number: threading.Event() for number in range(1, 11)}
     counted = iter(range(1, 11))
 
@@ -106,7 +106,7 @@ def test_a_reward_may_answer_while_the_steps_run(straight, start, tmp_path, monk
         taken[next(counted)].set()
         return found
 
-    monkeypatch.setattr(collection.Judges, "judge", patient)
+    monkeypatch.setattr(responses.Judges, "judge", patient)
     monkeypatch.setattr(Step, "__call__", stepped)
     assert_same_run(start(tmp_path / "run"), straight)
 
@@ -180,7 +180,7 @@ def threads() -> list[str]:
 def test_a_reward_that_cannot_answer_costs_no_step_and_no_sample(
     straight, start, tmp_path, monkeypatch, capsys
 ):
-    judge, out = collection.Judges.judge, tmp_path / "run"
+    judge, out = responses.Judges.judge, tmp_path / "run"
 
     def down(self, written):
         if written[0].prompt_id == 4 and len(written[0].responses) == 2:
@@ -188,16 +188,16 @@ def test_a_reward_that_cannot_answer_costs_no_step_and_no_sample(
         return judge(self, written)
 
     with monkeypatch.context() as patch:
-        patch.setattr(collection.Judges, "judge", down)
+        patch.setattr(responses.Judges, "judge", down)
         with pytest.raises(SystemExit) as stopped:
             start(out)
     assert stopped.value.code == 2 and "the judge is down" in capsys.readouterr().err
     assert saved_steps(out)[-1] == 4
     assert len(list((out / "rollouts" / "000001.parts").iterdir())) == 2
     assert threads() == []
-    write, first = collection.Writer.write, []
+    write, first = responses.Writer.write, []
     monkeypatch.setattr(
-        collection.Writer,
+        responses.Writer,
         "write",
         lambda self, engine, groups, ids, source: (
             first.append(ids[0]),
@@ -258,13 +258,13 @@ def test_nothing_is_written_ahead_where_nothing_is_written(recipe):
 
 def test_several_devices_are_refused():
     with pytest.raises(ValueError, match=r"--ahead is for one device, and there are 8"):
-        preparation.check_ahead("rloo", ONLINE_RECIPES["rloo"], 8, lambda line: None)
+        refusals.check_ahead("rloo", ONLINE_RECIPES["rloo"], 8, lambda line: None)
 
 
 @pytest.mark.parametrize(("recipe", "told"), [("reinforce", 1), ("rloo", 1), ("ppo", 0)])
 def test_a_method_that_does_not_see_how_old_samples_are_says_so(recipe, told):
     said: list[str] = []
-    preparation.check_ahead(recipe, ONLINE_RECIPES[recipe], 1, said.append)
+    refusals.check_ahead(recipe, ONLINE_RECIPES[recipe], 1, said.append)
     assert len(said) == told
     assert all("does not correct" in line for line in said)
 
@@ -352,12 +352,12 @@ def test_nobody_in_a_hurry_waits_for_a_part():
 IN_TIME = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from llm import collection
+from llm import responses
 from llm.step import Step
 
 # Whoever started the tests in the background of a script made them deaf to it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-judge, step, calls = collection.Judges.judge, Step.__call__, []
+judge, step, calls = responses.Judges.judge, Step.__call__, []
 
 def hanging(self, written):
     if written[0].prompt_id == 4 and len(written[0].responses) == 2:
@@ -379,7 +379,7 @@ def once_saved():
     time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGINT)
 
-collection.Judges.judge, Step.__call__ = hanging, stepped
+responses.Judges.judge, Step.__call__ = hanging, stepped
 from modeseek.cli import main
 main()
 """

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm.collection import Collector, Interrupted, Judges, Trial, Writer, fingerprint, summary
+from llm.collection import Collector, Interrupted, fingerprint
 from llm.data.examples import Group
 from llm.fresh_advantages import Carried
 from llm.rescoring import Said
+from llm.responses import Judges, Trial, Writer, summary
 from llm.rewards import RewardError
 from llm.rollouts import read_rollouts
 from llm.sampler import Sampling

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm import collection, preparation
+from llm import collection, preparation, responses
 from llm.data.order import Order
 from llm.data.packing import Batch
 from llm.journal import read_lines
@@ -319,7 +319,7 @@ def test_a_signal_in_the_middle_of_a_collection_keeps_what_is_written(
 def test_a_reward_that_cannot_answer_costs_no_step_and_no_sample(
     straight, start, tmp_path, monkeypatch, capsys
 ):
-    judge, calls, out = collection.Judges.__call__, [], tmp_path / "run"
+    judge, calls, out = responses.Judges.__call__, [], tmp_path / "run"
 
     def down(self, written):
         calls.append(len(written))
@@ -328,14 +328,14 @@ def test_a_reward_that_cannot_answer_costs_no_step_and_no_sample(
         return judge(self, written)
 
     with monkeypatch.context() as patch:
-        patch.setattr(collection.Judges, "__call__", down)
+        patch.setattr(responses.Judges, "__call__", down)
         assert "the judge is down" in refused(start, capsys, out)
     assert saved_steps(out)[-1] == 4
     assert len(list((out / "rollouts" / "000001.parts").iterdir())) == 2
     with monkeypatch.context() as patch:
         first = []
         patch.setattr(
-            collection.Writer,
+            responses.Writer,
             "write",
             lambda self, engine, groups, ids, source: (
                 first.append(ids[0]),
@@ -346,7 +346,7 @@ def test_a_reward_that_cannot_answer_costs_no_step_and_no_sample(
     assert not {4, 6} & set(first), "what was written is not written again"
 
 
-WRITE = collection.Writer.write
+WRITE = responses.Writer.write
 
 
 def refused(start: Start, capsys, out: Path, *args: str, **flags: Any) -> str:
@@ -443,7 +443,7 @@ KILL = """
 import os, signal, sys
 from pathlib import Path
 moment, number = sys.argv.pop(1), int(sys.argv.pop(1))
-from llm import collection, rollouts
+from llm import collection, responses, rollouts
 from llm.state import Saver
 from llm.step import Step
 
@@ -467,7 +467,7 @@ def is_part(path, *rest):
 
 write = collection.write_rollouts
 if moment == "while a part is written":
-    collection.Writer.write = dying(collection.Writer.write, lambda *given: given[-1] == "policy")
+    responses.Writer.write = dying(responses.Writer.write, lambda *given: given[-1] == "policy")
 elif moment == "while a file is written":
     rollouts.os.replace = dying(os.replace, lambda a, b: "rollouts" in str(b), before=True)
 elif moment == "after a part":

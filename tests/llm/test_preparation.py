@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from llm.data.examples import DataSettings
-from llm.preparation import check_recipe, check_settings, prepare
+from llm.preparation import prepare
+from llm.refusals import check_recipe, check_settings
 from llm.settings import OFFLINE_RECIPES, Training
 from objectives import KTO
 from objectives.recipes import Recipe

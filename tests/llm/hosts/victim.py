@@ -20,7 +20,7 @@ HAPPENS: dict[str, Callable[[], Any]] = {
 
 def arm(what: str, where: str, number: int) -> None:
     """Let something happen at the so-many-th time that a place is come to, from 1."""
-    from llm import collection
+    from llm import responses
     from llm.rewards import RewardError
     from llm.state import Saver
     from llm.step import Step
@@ -28,7 +28,7 @@ def arm(what: str, where: str, number: int) -> None:
     owner, name = {
         "step": (Step, "__call__"),
         "save": (Saver, "save"),
-        "judge": (collection.Judges, "judge"),
+        "judge": (responses.Judges, "judge"),
     }[where]
     original, calls = getattr(owner, name), []
 
