@@ -41,6 +41,9 @@ class Device:
     kind: Literal["gpu", "tpu", "cpu"]
 
 
+USABLE = 0.92
+"""Share of a device's memory that a program gets; on a GPU the command line asks for that much."""
+
 # Memory and bandwidth are from the makers' data sheets.
 DEVICES: dict[str, Device] = {
     "h200": Device(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 
 from llm.data.order import Order
-from llm.devices import Device
+from llm.devices import USABLE, Device
 from llm.flops import forward_flops, training_factor
 from llm.footprint import (
     GRADIENT,
@@ -39,9 +39,6 @@ GIB = 2**30
 
 REWARD_MODELS = r"(?:^|[\s*-])model:"
 """How a reward's spec names a trained one, alone or in a sum."""
-
-USABLE = 0.92
-"""Share of a device's memory that a program gets."""
 
 
 @dataclass(frozen=True, kw_only=True)

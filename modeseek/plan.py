@@ -1,4 +1,4 @@
-"""``modeseek plan``: does a run fit a slice, how fast can it be, what will it cost, unbought."""
+"""``modeseek plan``: does a run fit, how fast can it be, what will it cost, on devices unbought."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments.catalogue import check_known
-from llm.plan.compilers import check_compiler, prepare_environment
+from llm.plan.compilers import check_compiler, hushed, prepare_environment
 from modeseek.train import parse
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Compile a run for a slice that nobody here owns; say what it takes, and what it costs.
+    """Compile a run for TPUs or GPUs that nobody here owns; say what it takes, and what it costs.
 
     RECIPE is the first word of the line. All flags of `modeseek train RECIPE` are understood, and
     --model is needed: a folder with a config.json (weights are not read), or the name of a public
@@ -75,7 +75,8 @@ class Asked:
     """
 
     topology: str
-    """The slice: v5e:4x4, v5p:2x2x2, v6e:16x16, ...; cpu:8 simulates devices."""
+    """The slice: v5e:4x4, v5p:2x2x2, v6e:16x16, ...; GPUs of a host, or of several: a100:1, h100:8,
+    h200:4x8, ...; cpu:8 simulates devices."""
     load: Load = field(default_factory=Load)
     largest: bool = False
     """Find the largest micro-batch that fits, up to what --batch leaves each device."""
@@ -93,7 +94,8 @@ class Asked:
 def main(arguments: list[str]) -> None:
     """Parse the line and do it."""
     prepare_environment(value_of("--topology", arguments), os.environ)
-    from llm.settings import TRAIN_RECIPES
+    with hushed():  # a compiler for GPUs says in many lines that there is none
+        from llm.settings import TRAIN_RECIPES
 
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if name is None and not {"-h", "--help"} & set(arguments):

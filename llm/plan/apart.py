@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from llm.plan.abstract import Question, abstract_run
+from llm.plan.compilers import hushed
 from llm.plan.make import outline, plan
 from llm.plan.planned import Planned
 
@@ -40,7 +41,9 @@ def apart() -> Iterator[Planner]:
                     )
                 )
             try:
-                return pools[0].submit(plan, question).result()
+                with hushed():  # until it listens; it is started here
+                    answer = pools[0].submit(plan, question)
+                return answer.result()
             except BrokenProcessPool:
                 pools.clear()
                 found = outline(abstract_run(question), question.price)

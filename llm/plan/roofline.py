@@ -70,21 +70,19 @@ def roofline(
         devices: the same in the order of the mesh, which groups of ``exchanges`` count in.
     """
     device = topology.device
+    said = (
+        x.times * topology.seconds(x, [place_of(devices[number], number) for number in x.group])
+        for x in exchanges
+    )
     return Roofline(
         arithmetic=flops / (device.flops * topology.chips),
         memory=moved / device.bandwidth,
-        messages=sum((x.times * message_seconds(x, topology, devices) for x in exchanges), 0.0),
+        messages=sum(said, 0.0),
     )
 
 
-def message_seconds(exchange: Collective, topology: Topology, devices: Sequence[Any]) -> float:
-    """How long an exchange takes at least: what a chip sends, over all links it can use for it."""
-    places = [place_of(devices[number], number) for number in exchange.group]
-    return exchange.sent / (topology.links(places) * topology.generation.link)
-
-
 def place_of(device: Any, number: int) -> tuple[int, ...]:
-    """Where a chip stands in its torus; simulated devices stand in a row."""
+    """Where a chip stands in its torus or host; simulated devices stand in a row."""
     coordinates = getattr(device, "coords", None)
     return (number,) if coordinates is None else tuple(coordinates)
 

@@ -15,8 +15,13 @@ BOUNDS = ("arithmetic", "memory", "messages")
 """What may bound a step."""
 
 
+FUSED = """
+attention is compiled in blocks; on the card cuDNN's takes its place, and reads and writes less"""
+"""What a plan for GPUs cannot know without one."""
+
+
 def summary(planned: Planned, topology: Topology) -> str:
-    """What was planned, in two lines."""
+    """What was planned, in two lines or three."""
     axes = ", ".join(f"{name} {size}" for name, size in planned.mesh.items())
     batches = "micro-batches" if planned.micro_batches > 1 else "micro-batch"
     return (
@@ -24,6 +29,8 @@ def summary(planned: Planned, topology: Topology) -> str:
         f"remat {planned.remat}\n"
         f"a step: {planned.batch} groups in {planned.micro_batches} {batches} of "
         f"{planned.mesh['data'] * planned.mesh['fsdp']} x {planned.rows} rows of {planned.length}"
+        + FUSED
+        * (topology.device.kind == "gpu")
     )
 
 
@@ -131,9 +138,11 @@ def result_table(planned: Planned, topology: Topology) -> Table:
 def speeds(topology: Topology) -> str:
     """What a chip does at most."""
     device, link = topology.device, topology.generation.link
+    network = topology.generation.network if len(topology.shape) > 1 else None
+    beyond = f", {network / 1e9:,.4g} GB/s to other hosts" if network else ""
     return (
         f"{device.flops / 1e12:,.4g} TFLOP/s, {device.bandwidth / 1e9:,.4g} GB/s, "
-        f"{link / 1e9:,.4g} GB/s a link"
+        f"{link / 1e9:,.4g} GB/s a link{beyond}"
     )
 
 

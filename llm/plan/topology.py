@@ -1,9 +1,10 @@
 """Slices of accelerators that a run can be planned for without owning one.
 
-A topology is a kind of chip and how many stand along each dimension of the torus that joins them:
-``v5e:4x4``. The compiler for TPUs is a wheel (libtpu) that compiles for any of them on a machine
-that has none. ``cpu:8`` stands for eight simulated devices of this machine, on which a plan can be
-held against a program that really runs.
+A topology is a kind of chip and how many there are: of TPUs along each dimension of the torus that
+joins them, ``v5e:4x4``; of GPUs in a host, ``h100:8``, or in several, ``h100:4x8``. The compilers
+are wheels (libtpu, and JAX's plugin for CUDA) that compile for any of them on a machine that has
+none. ``cpu:8`` stands for eight simulated devices of this machine, on which a plan can be held
+against a program that really runs.
 """
 
 import math
@@ -16,8 +17,10 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from llm.devices import DEVICES, Device
-from llm.plan.compilers import CPU, check_compiler
+from llm.devices import DEVICES, USABLE, Device
+from llm.plan.collectives import Collective
+from llm.plan.compilers import CPU, check_compiler, hushed
+from llm.plan.gpus import target_config
 
 GIB = 2**30
 
@@ -29,8 +32,10 @@ class Generation:
     Attributes:
         device: one of them.
         usable: bytes of its memory that the compiler lets a program have.
-        link: bytes/s over one link in one direction; there are two links along each dimension.
+        link: bytes/s over one link in one direction; of TPUs there are two links along each
+            dimension, a GPU has one to all others of its host.
         ring: chips along a dimension from which on its ends are joined too.
+        network: bytes/s in one direction from a chip to other hosts; None where links go there.
         price: US dollars per chip and hour, on demand in the United States; from memory.
         shapes: slices that can be had, as they are written.
     """
@@ -38,17 +43,34 @@ class Generation:
     device: Device
     usable: float
     link: float
-    ring: int
+    ring: int = 1
+    network: float | None = None
     price: float
     shapes: tuple[str, ...]
 
 
+HOSTS = ("1", "2", "4", "8", "2x8", "4x8", "8x8", "16x8", "32x8")
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 
+
+def of_hosts(name: str, link: float, network: float, price: float) -> Generation:
+    """A kind of GPU, up to eight of which a host joins."""
+    device = DEVICES[name]
+    return Generation(
+        device=device,
+        usable=USABLE * device.memory,
+        link=link,
+        network=network,
+        price=price,
+        shapes=HOSTS,
+    )
+
+
 # Links: the makers' bandwidth of a chip to all its neighbours (1600, 4800 and 3200 Gbit/s, as in
 # https://cloud.google.com/tpu/docs) over the number of its links. Usable memory: what libtpu names
-# where a program is too large.
+# where a program is too large. GPUs: NVLink's bandwidth in one direction, and a network card for
+# each (400 and, beside an A100, 200 Gbit/s), as the makers' own hosts have.
 GENERATIONS: dict[str, Generation] = {
     "v5e": Generation(
         device=DEVICES["v5e"],
@@ -74,8 +96,17 @@ GENERATIONS: dict[str, Generation] = {
         price=2.70,
         shapes=FLAT,
     ),
+    "a100": of_hosts("a100", link=300e9, network=200e9 / 8, price=1.80),
+    "h100": of_hosts("h100", link=450e9, network=400e9 / 8, price=3.00),
+    "h200": of_hosts("h200", link=450e9, network=400e9 / 8, price=3.80),
 }
 """Accelerators whose compiler needs no accelerator."""
+
+SHARED = ("all-gather", "reduce-scatter", "all-reduce")
+"""Exchanges of which every host needs all that is said once, whatever it has of chips."""
+
+EACH_TO_EACH = ("all-to-all", "ragged-all-to-all")
+"""Exchanges of which each chip needs something else."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +146,26 @@ class Topology:
                 count += 2 if closed else 1
         return max(count, 1)
 
+    def seconds(self, exchange: Collective, places: Sequence[Sequence[int]]) -> float:
+        """How long an exchange takes at least.
+
+        Args:
+            exchange: what is said.
+            places: where its group stands.
+        """
+        link, network = self.generation.link, self.generation.network
+        if network is None:
+            return exchange.sent / (self.links(places) * link)
+        size, hosts = len(places), len({tuple(place[:-1]) for place in places})
+        within = exchange.sent / link
+        if hosts == 1 or exchange.kind not in (*SHARED, *EACH_TO_EACH):
+            return within
+        # Of all that goes around, what leaves a host; its chips share that but for what each has
+        # to say to each.
+        leaves = exchange.sent * (1 - 1 / hosts) / (1 - 1 / size)
+        cards = size / hosts if exchange.kind in SHARED else 1
+        return max(within, leaves / cards / network)
+
 
 def read_topology(name: str) -> Topology:
     """A slice by its name.
@@ -151,6 +202,14 @@ def devices_of(topology: Topology) -> list[Any]:
     check_compiler(topology.name)
     if topology.device.kind == "tpu":
         return list(topologies.get_topology_desc(topology.name, "tpu").devices)
+    if topology.device.kind == "gpu":
+        with hushed():
+            jax.devices()  # JAX reads its plugins
+        hosts, each = (1, *topology.shape)[-2:]
+        described = topologies.get_topology_desc(
+            "", "cuda", topology=f"1x{hosts}x{each}", target_config=target_config(topology.device)
+        )
+        return list(described.devices)
     found = jax.devices("cpu")
     if len(found) < topology.chips:
         raise ValueError(

@@ -179,6 +179,20 @@ def test_a_tpu_slice_is_compiled_for_without_one(model, tmp_path):
 
 
 @pytest.mark.slow
+def test_gpus_of_two_hosts_are_compiled_for_without_one(model, tmp_path):
+    pytest.importorskip("jax_cuda12_plugin", reason="no plugin for CUDA (extra gpu-plan)")
+    out = tmp_path / "plan.json"
+    line = ("sft", "--topology", "h100:2x8", "--model", str(model), "--mesh.fsdp", "8", *SMALL)
+    said = run(*line, "--out", str(out))
+    assert "GB/s to other hosts" in " ".join(said.split()) and "cuDNN" in said
+    found = from_json(json.loads(out.read_text())["plan"])
+    assert found.fits and found.mesh == {"data": 2, "fsdp": 8, "tensor": 1}
+    [step] = found.parts
+    assert found.counted(step) == pytest.approx(step.total, rel=0.05)
+    assert step.exchanges["all-gather"][1] > 0 and step.exchanges["all-reduce"][1] > 0
+
+
+@pytest.mark.slow
 def test_what_a_tpu_cannot_hold_its_compiler_refuses_and_the_plan_says_so():
     pytest.importorskip("libtpu", reason="libtpu is not installed (extra tpu-plan)")
     said = run("sft", "--topology", "v5e:2x2", "--model", "llama-3-8b", "--mesh.fsdp", "4")

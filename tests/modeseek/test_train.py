@@ -1,13 +1,16 @@
 """Whatever is wrong with a training command is one plain sentence, before anything slow."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from llm.devices import USABLE
 from modeseek import cli
+from modeseek.train import quiet
 from tests.llm.tiny_runs import pairs, write_model, write_rows
 
 
@@ -97,3 +100,9 @@ def test_a_wrong_command_is_answered_with_a_remedy(
     for word in words:
         assert word in said, said
     assert sorted(place.rglob("*")) == before
+
+
+def test_a_gpu_gives_a_run_as_much_memory_as_plans_count_on(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    quiet()
+    assert float(os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == USABLE

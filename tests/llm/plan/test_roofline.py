@@ -16,7 +16,6 @@ from llm.plan.roofline import (
     Roofline,
     executed_flops,
     learning_passes,
-    message_seconds,
     pairs,
     roofline,
 )
@@ -48,7 +47,7 @@ def test_a_group_along_two_dimensions_has_the_links_of_both():
     chips = [Chip(x, y) for x in range(16) for y in range(16)]
     row = Collective("all-gather", 16e9, tuple(range(16)), 1.0)
     whole = Collective("all-gather", 16e9, tuple(range(256)), 1.0)
-    along, both = (message_seconds(one, slice_, chips) for one in (row, whole))
+    along, both = (roofline(0, 0, [one], slice_, chips).messages for one in (row, whole))
     assert along == pytest.approx(15e9 / (2 * 50e9))
     assert both == pytest.approx(16e9 * 255 / 256 / (4 * 50e9))
 
