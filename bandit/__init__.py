@@ -1,5 +1,6 @@
 """A categorical world where every claim about preference fine-tuning can be checked exactly."""
 
+from bandit.exact import simulate_exactly
 from bandit.policies import ContextualMLP, Policy, Tabular
 from bandit.problems import PROBLEMS, R1, R2, Problem, bump, squashed_cauchy
 from bandit.simulate import Start, Trace, prepare, simulate
@@ -23,6 +24,7 @@ __all__ = [
     "prepare",
     "seed_keys",
     "simulate",
+    "simulate_exactly",
     "squashed_cauchy",
     "sweep",
 ]
