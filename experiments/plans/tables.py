@@ -8,6 +8,9 @@ from llm.plan.public import PUBLIC
 from llm.plan.topology import GENERATIONS, GIB
 from llm.settings import TRAIN_RECIPES
 
+KINDS = {name: one for name, one in GENERATIONS.items() if one.device.kind == "tpu"}
+"""Chips of the tables, in the order of ``SLICES``."""
+
 HEAD = """# What a run takes on slices nobody here owns
 
 Made by `python -m experiments.plans`, which compiles the programs of a training step for each slice
@@ -40,7 +43,7 @@ def markdown(rows: Mapping[str, dict[str, Any]], wanted: Sequence[Row]) -> str:
         rows: those that are known, by key.
         wanted: all there are to be.
     """
-    prices = ", ".join(f"{name} ${one.price:.2f}" for name, one in GENERATIONS.items())
+    prices = ", ".join(f"{name} ${one.price:.2f}" for name, one in KINDS.items())
     parts = [
         HEAD.format(
             batch=BATCH,
@@ -144,7 +147,7 @@ def growth(rows: Mapping[str, dict[str, Any]]) -> str:
     ]
     for model in PUBLIC:
         for recipe in RECIPES:
-            for place, kind in enumerate(GENERATIONS):
+            for place, kind in enumerate(KINDS):
                 cells = [
                     price_of(rows.get(Row(model, recipe, SLICES[chips][place]).key))
                     for chips in sorted(SLICES)

@@ -18,6 +18,7 @@ from objectives.recipes import OFFLINE
 pytestmark = pytest.mark.usefixtures("x64")
 
 K = 6
+VELOCITY = jax.jit(expected_velocity)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def logits() -> jax.Array:
 
 
 def test_supervised_learning_on_the_reference_is_the_velocity_of_forward_kl(problem, logits):
-    found = expected_velocity(Recipe(SFT(), OFFLINE), problem, logits)
+    found = VELOCITY(Recipe(SFT(), OFFLINE), problem, logits)
     expected = forward_kl_velocity(jax.nn.log_softmax(logits), problem.ref_logp)
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)
 
@@ -44,7 +45,7 @@ def test_supervised_learning_on_the_reference_is_the_velocity_of_forward_kl(prob
 def test_a_policy_gradient_with_a_penalty_is_the_velocity_of_reverse_kl(problem, logits, advantage):
     beta = 0.3
     recipe = replace(RECIPES["rloo"], advantage=advantage, kl_in_reward=beta)
-    found = expected_velocity(recipe, problem, logits)
+    found = VELOCITY(recipe, problem, logits)
     target = problem.optimum(beta)
     expected = beta * reverse_kl_velocity(jax.nn.log_softmax(logits), target)
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)
@@ -65,12 +66,10 @@ def test_ipo_is_the_sum_over_pairs_that_a_loop_makes(problem, logits):
                     mass += 2 * p[i] * p[j]
         return total / mass
 
-    expected, slope = jax.value_and_grad(loss)(logits)
+    expected, slope = jax.jit(jax.value_and_grad(loss))(logits)
     everything = enumerate_groups(recipe, problem, problem.ref_logp)
     np.testing.assert_allclose(expected_loss(recipe, logits, everything), expected, rtol=1e-10)
-    np.testing.assert_allclose(
-        expected_velocity(recipe, problem, logits), -slope, rtol=1e-9, atol=1e-12
-    )
+    np.testing.assert_allclose(VELOCITY(recipe, problem, logits), -slope, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -86,7 +85,7 @@ def test_sampled_gradients_of_every_recipe_gather_around_the_expected_one(proble
         return jax.grad(lambda z: expected_loss(recipe, z, alike))(logits)
 
     found = np.asarray(jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(0), repeats)))
-    expected = -np.asarray(expected_velocity(recipe, problem, logits))
+    expected = -np.asarray(VELOCITY(recipe, problem, logits))
     error = found.std(axis=0, ddof=1) / np.sqrt(repeats)
     np.testing.assert_allclose(expected.sum(), 0, atol=1e-12 * np.abs(expected).max())
     assert np.all(np.abs(found.mean(axis=0) - expected) < 6 * error + 1e-9)
@@ -98,7 +97,7 @@ def test_the_reference_point_of_kto_is_a_mean_over_what_comes(problem, logits):
     ratio = jax.nn.log_softmax(logits) - problem.ref_logp
     mean = float(jnp.sum(jnp.exp(problem.ref_logp) * ratio))
     told = replace(recipe, objective=KTO(threshold=0.5, reference_point=0.1 * max(0.0, mean)))
-    found, expected = (expected_velocity(one, problem, logits) for one in (recipe, told))
+    found, expected = (VELOCITY(one, problem, logits) for one in (recipe, told))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -110,7 +109,7 @@ def test_a_run_is_adam_along_the_expected_gradient(problem):
     for step in range(6):
         if step % 2 == 0:
             behaviour = logits
-        velocity = expected_velocity(recipe, problem, logits, behaviour)
+        velocity = VELOCITY(recipe, problem, logits, behaviour)
         updates, state = optimizer.update(-velocity, state, logits)
         logits = optax.apply_updates(logits, updates)
         expected.append(logits)
@@ -120,25 +119,18 @@ def test_a_run_is_adam_along_the_expected_gradient(problem):
     )
     assert not trace.samples.any()
     assert trace.chosen_log_ratio[-1] > 0 > trace.rejected_log_ratio[-1]
-    assert trace.reward[-1] > trace.reward[0] and trace.reverse_kl[0] == 0
+    assert trace.reward[-1] > trace.reward[0] and abs(trace.reverse_kl[0]) < 1e-12
 
 
-def test_many_prompts_of_one_context_come_near_it():
-    recipe = RECIPES["online_ipo"].with_collection(responses=2)
-    exact = simulate_exactly(recipe, R1, 40, learning_rate=0.05, record_every=20)
-    many = recipe.with_collection(prompts=3000)
-    drawn = simulate(
-        many,
-        R1,
-        OneContext(),
-        jax.random.key(0),
-        40,
-        learning_rate=0.05,
-        record_every=20,
-        contexts=3000,
-    )
+def test_many_prompts_of_one_context_come_near_it(problem):
+    prompts, often = 3000, {"learning_rate": 0.05, "record_every": 20}
+    recipe = RECIPES["online_ipo"].with_collection(responses=2, prompts=prompts)
+    exact = simulate_exactly(recipe, problem, 40, **often)
+    key = jax.random.key(0)
+    drawn = simulate(recipe, problem, OneContext(), key, 40, contexts=prompts, **often)
     for name in ("reward", "reverse_kl", "entropy", "distance", "chosen_log_ratio"):
-        np.testing.assert_allclose(getattr(drawn, name), getattr(exact, name), rtol=0.05, atol=0.02)
+        found, expected = getattr(drawn, name), getattr(exact, name)
+        np.testing.assert_allclose(found, expected, rtol=0.05, atol=0.02)
 
 
 class OneContext(Tabular):
