@@ -15,7 +15,7 @@ from llm.flops import forward_flops, matrix_size, training_factor
 from llm.footprint import GRADIENT, OPTIMIZER, WEIGHTS, Item, memory
 from llm.model.architecture import Architecture
 from llm.plan.abstract import Abstract, Question, abstract_run
-from llm.plan.planned import ALWAYS, Held, Part, Planned
+from llm.plan.planned import ALWAYS, UNREAD, Held, Part, Planned
 from llm.plan.programs import (
     Compiled,
     DoesNotFit,
@@ -186,12 +186,12 @@ def collecting_memory(run: Abstract, judge: Compiled, writing: Writing) -> list[
     weights, draft = bytes_of(writing.weights), bytes_of(writing.draft)
     held = [Held(BATCH, bytes_of(run.batch), judge.name), Held(OTHER, judge.made, judge.name)]
     for program in writing.programs:
-        held.append(Held(COPY, weights, program.name))
-        # Room for what is yet to be written is made by copying what there is.
+        # Room for what is yet to be written is made by copying what there is, and prompts are read
+        # without the output matrix: what a program is not given is there all the same.
         given = {"begin": 0, "grow": program.arguments, "write": draft}[program.name]
-        if given:
-            held.append(Held(CACHE, given, program.name))
-        held.append(Held(OTHER, program.made, program.name))
+        read = min(weights, program.arguments - given)
+        kinds = {COPY: read, UNREAD: weights - read, CACHE: given, OTHER: program.made}
+        held += [Held(what, size, program.name) for what, size in kinds.items() if size]
     return held
 
 

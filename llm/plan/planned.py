@@ -11,6 +11,9 @@ from llm.plan.roofline import Roofline
 ALWAYS = "always"
 """When something is held that is there whichever program runs."""
 
+UNREAD = "weights to write with, not read here"
+"""What is held while a program runs that is not given them."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -146,4 +149,5 @@ class Planned:
     def counted(self, part: Part) -> float | int:
         """Bytes of a device while a program runs, kind by kind: what the compiler should say."""
         always = sum(x.bytes for x in self.memory if x.when == ALWAYS and x.what in part.given)
-        return always + sum(x.bytes for x in self.memory if x.when == part.name)
+        own = (x.bytes for x in self.memory if x.when == part.name and x.what != UNREAD)
+        return always + sum(own)

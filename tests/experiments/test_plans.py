@@ -7,11 +7,11 @@ import pytest
 
 from experiments.plans.__main__ import ROWS, TABLES, read_rows
 from experiments.plans.rows import BATCH, SLICES, Row, layouts, wanted
-from experiments.plans.tables import markdown
+from experiments.plans.tables import KINDS, markdown
 from llm.model.architecture import architecture_from_config
 from llm.plan.public import PUBLIC
-from llm.plan.tables import as_json
-from llm.plan.topology import GENERATIONS, read_topology
+from llm.plan.tables import as_json, from_json
+from llm.plan.topology import read_topology
 from tests.llm.plan.test_plan import made
 
 
@@ -20,7 +20,7 @@ def test_every_model_method_and_slice_is_asked_for_once():
     assert len(keys) == len(set(keys)) == len(PUBLIC) * 3 * 9
     for chips, slices in SLICES.items():
         assert [read_topology(name).chips for name in slices] == [chips] * 3
-        assert [name.partition(":")[0] for name in slices] == list(GENERATIONS)
+        assert [name.partition(":")[0] for name in slices] == list(KINDS)
 
 
 @pytest.mark.parametrize("key", ["llama-3-8b dpo v5e:8x8", "llama-3-70b grpo v6e:16x16"])
@@ -53,12 +53,16 @@ def test_tables_say_what_fits_what_it_costs_and_what_is_missing():
 
 def test_the_tables_that_are_kept_are_those_of_the_rows_that_are_kept():
     kept = read_rows(ROWS)
-    assert kept and set(kept) <= {row.key for row in wanted()}
+    assert set(kept) == {row.key for row in wanted()}
     assert TABLES.read_text(encoding="utf-8") == markdown(kept, list(wanted()))
     for key, row in kept.items():
         # A compilation that succeeded, or the compiler's own refusal.
         assert ("step_seconds" in row) == (row["refused"] is None), key
         assert row["fits"] == (row["refused"] is None and row["peak"] <= row["usable"])
+        if row["refused"] is None:
+            plan = from_json(row)
+            for part in plan.parts:
+                assert plan.counted(part) == pytest.approx(part.total, rel=0.05), (key, part.name)
 
 
 def test_rows_are_read_as_they_were_written(tmp_path):
