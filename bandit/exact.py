@@ -147,6 +147,7 @@ def simulate_exactly(
     learning_rate: Number = 0.01,
     record_every: int = 1,
     beta_star: Number = 0.1,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Trace:
     """Train a table of logits with a recipe, every step along its expected gradient.
 
@@ -160,6 +161,7 @@ def simulate_exactly(
         learning_rate: Adam's.
         record_every: gradient steps between records; must divide ``steps``.
         beta_star: which pi* the trace measures its distance to, reward per nat.
+        optimizer: what follows the gradients; Adam with ``learning_rate`` when None.
 
     Returns:
         ``steps / record_every + 1`` records; ``samples`` is 0, nothing is drawn.
@@ -170,7 +172,7 @@ def simulate_exactly(
     """
     check_run(steps, record_every, None, beta_star)
     check_learning_rate(learning_rate)
-    optimizer = optax.adam(learning_rate)
+    optimizer = optax.adam(learning_rate) if optimizer is None else optimizer
     policy, prompt = Tabular(), jnp.zeros(1, jnp.int32)
     start = Start(problem.ref_logp[None], prompt, prompt)
 
