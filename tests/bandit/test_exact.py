@@ -12,8 +12,8 @@ from bandit import R1, Problem, Tabular, bump, simulate, simulate_exactly
 from bandit.exact import enumerate_groups, expected_loss, expected_velocity
 from bandit.policies import draw
 from bandit.theory import forward_kl_velocity, reverse_kl_velocity
-from objectives import IPO, KTO, RECIPES, SFT, Recipe, Responses
-from objectives.recipes import OFFLINE
+from objectives import IPO, KTO, RECIPES, RWR, SFT, Recipe, Responses
+from objectives.recipes import OFFLINE, UNCAPPED
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -39,6 +39,16 @@ def test_supervised_learning_on_the_reference_is_the_velocity_of_forward_kl(prob
     found = VELOCITY(Recipe(SFT(), OFFLINE), problem, logits)
     expected = forward_kl_velocity(jax.nn.log_softmax(logits), problem.ref_logp)
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_reward_weighted_imitation_heads_where_forward_kl_to_the_optimum_does(problem, logits):
+    beta = 0.3
+    found = VELOCITY(Recipe(RWR(beta=beta, max_weight=UNCAPPED), OFFLINE), problem, logits)
+    optimum = problem.optimum(beta)
+    expected = forward_kl_velocity(jax.nn.log_softmax(logits), optimum)
+    # The weights add up to more than one: that is how much faster it goes there.
+    scale = jnp.sum(jnp.exp(problem.ref_logp + problem.reward / beta))
+    np.testing.assert_allclose(found, scale * expected, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("advantage", ["leave_one_out", "batch_mean", "running_mean"])
