@@ -21,6 +21,14 @@ K = 6
 VELOCITY = jax.jit(expected_velocity)
 
 
+def one_of_each() -> set[str]:
+    """A recipe of every objective, the first there is."""
+    first: dict[type, str] = {}
+    for name, recipe in RECIPES.items():
+        first.setdefault(type(recipe.objective), name)
+    return set(first.values())
+
+
 @pytest.fixture
 def problem() -> Problem:
     """A reference that is no symmetry's, and a peak where it is thin."""
@@ -65,13 +73,15 @@ def test_ipo_is_the_sum_over_pairs_that_a_loop_makes(problem, logits):
     tau, p = 0.1, np.exp(np.asarray(problem.ref_logp))
     recipe = Recipe(IPO(tau=tau), OFFLINE)
 
+    reward, ref_logp = np.asarray(problem.reward), np.asarray(problem.ref_logp)
+
     def loss(z):
         logp = jax.nn.log_softmax(z)
         total, mass = 0.0, 0.0
         for i in range(K):
             for j in range(K):
-                if problem.reward[i] > problem.reward[j]:
-                    gap = logp[i] - logp[j] - problem.ref_logp[i] + problem.ref_logp[j]
+                if reward[i] > reward[j]:
+                    gap = logp[i] - logp[j] - ref_logp[i] + ref_logp[j]
                     total += 2 * p[i] * p[j] * (gap - 1 / (2 * tau)) ** 2
                     mass += 2 * p[i] * p[j]
         return total / mass
@@ -82,7 +92,7 @@ def test_ipo_is_the_sum_over_pairs_that_a_loop_makes(problem, logits):
     np.testing.assert_allclose(VELOCITY(recipe, problem, logits), -slope, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", sorted(one_of_each()))
 def test_sampled_gradients_of_every_recipe_gather_around_the_expected_one(problem, logits, name):
     recipe, count, repeats = RECIPES[name], 4000, 12
     behaviour = logits if recipe.on_policy else problem.ref_logp
