@@ -23,11 +23,12 @@ from bandit.simulate import (
     Collected,
     Start,
     Trace,
+    advantages,
     check_learning_rate,
     check_run,
     measure,
 )
-from objectives import ADVANTAGES, KTO, Recipe, Responses, group_zscore, kl_in_reward
+from objectives import KTO, Recipe, Responses, kl_in_reward
 from objectives.hyperparameters import Number
 from objectives.labels import best
 from objectives.pytrees import pytree
@@ -79,12 +80,9 @@ def enumerate_groups(recipe: Recipe, problem: Problem, behaviour: Logits) -> Eve
     weight = jnp.exp(jnp.sum(old_logp[..., 0], axis=-1))
     advantage = None
     if recipe.advantage in ("batch_mean", "running_mean"):
-        # A mean over infinitely many responses; that over all collections so far is not kept.
         advantage = reward - jnp.sum(weight[:, None] * reward) / GROUP
-    elif recipe.advantage == "group_zscore":
-        advantage = group_zscore(reward, valid, floor=recipe.std_floor)
     elif recipe.advantage is not None:
-        advantage = ADVANTAGES[recipe.advantage](reward, valid)
+        advantage = advantages(recipe, reward, valid)
     if advantage is not None:
         advantage = advantage[..., None]
     responses = Responses(mask, reward, ref_logp, old_logp, advantage, valid)
@@ -169,6 +167,8 @@ def simulate_exactly(
     Raises:
         ValueError: before anything is computed, for steps, records or a learning rate that make no
             sense, and for responses of several tokens.
+
+    Differs: a running mean of rewards is that of the collection at hand, which is exact already.
     """
     check_run(steps, record_every, None, beta_star)
     check_learning_rate(learning_rate)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bandit.policies import Params, Policy, Prompts, Tokens, draw, token_logp
 from bandit.problems import Problem
@@ -172,14 +172,21 @@ def collect(
     advantage = None
     if recipe.advantage == "running_mean":
         advantage, baseline = running_mean(reward, valid, baseline)
-    elif recipe.advantage == "group_zscore":
-        advantage = group_zscore(reward, valid, floor=recipe.std_floor)
     elif recipe.advantage is not None:
-        advantage = ADVANTAGES[recipe.advantage](reward, valid)
+        advantage = advantages(recipe, reward, valid)
     if advantage is not None:
         advantage = advantage[..., None]
     responses = Responses(mask, reward, ref_logp, old_logp, advantage, valid)
     return Collected(prompts, tokens, responses), baseline
+
+
+def advantages(
+    recipe: Recipe, reward: Float[Array, "B N"], valid: Bool[Array, "B N"]
+) -> Float[Array, "B N"]:
+    """What the recipe's estimator, one that remembers nothing, makes of rewards."""
+    if recipe.advantage == "group_zscore":
+        return group_zscore(reward, valid, floor=recipe.std_floor)
+    return ADVANTAGES[str(recipe.advantage)](reward, valid)
 
 
 def measure(

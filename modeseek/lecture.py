@@ -1,11 +1,12 @@
 """``modeseek lecture``: the page that moves, in one file; opened, or put on a stick."""
 
-import functools
 import http.server
 import os
 import webbrowser
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.console import Console
 class Lecture:
     """Build the page on which two objectives move the bins side by side."""
 
-    out: Path = Path("lecture.html")
+    out: Path = Path("reproduced/lecture.html")
     """Where it goes; one file, which needs neither a network nor a server."""
     serve: bool = False
     """Open it in a browser, from an address of this machine alone, until Ctrl-C."""
@@ -29,8 +30,20 @@ class Lecture:
             raise ValueError(f"out is {self.out}, a folder; give the name of a file in it.")
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder and does not talk of it."""
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers every request with the page, and does not talk of it."""
+
+    def __init__(self, page: bytes, *given: Any) -> None:
+        self.page = page  # before the parent's, which answers at once
+        super().__init__(*given)
+
+    def do_GET(self) -> None:
+        """The page."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(self.page)))
+        self.end_headers()
+        self.wfile.write(self.page)
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -46,14 +59,24 @@ def main(arguments: list[str]) -> None:
     write(options.out)
     console.print(f"written: {options.out} ({options.out.stat().st_size / 1e3:.0f} kB)")
     if options.serve:
-        serve(options.out, options.port, console)
+        serve(options.out.read_bytes(), options.port, console)
 
 
-def serve(page: Path, port: int, console: Console) -> None:
-    """Hand the page out until somebody interrupts."""
-    handler = functools.partial(Quiet, directory=str(page.resolve().parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        address = f"http://127.0.0.1:{server.server_address[1]}/{page.name}"
+def serve(page: bytes, port: int, console: Console) -> None:
+    """Hand the page out until somebody interrupts.
+
+    Raises:
+        OSError: if something else has the port.
+    """
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, page))
+    except OSError as error:
+        raise OSError(
+            f"--port {port} cannot be had ({error.strerror}): give another, or 0 for any that is "
+            "free. The page also opens from its file."
+        ) from None
+    with server:
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
         console.print(f"{address}  (Ctrl-C ends it)")
         webbrowser.open(address)
         server.serve_forever()

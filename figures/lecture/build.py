@@ -12,6 +12,8 @@ HERE = Path(__file__).parent
 PARTS = {
     "/*STYLE*/": "page.css",
     "/*ENGINE*/": "engine.js",
+    "/*SETTINGS*/": "settings.js",
+    "/*PICTURES*/": "pictures.js",
     "/*PAGE*/": "page.js",
 }
 """What stands in the markup for the contents of which file."""

@@ -35,14 +35,16 @@ const Engine = (() => {
 
   const optimum = (refLogp, reward, beta) => logSoftmax(refLogp.map((v, k) => v + reward[k] / beta));
 
-  /* Each objective adds, for a group of two, what its loss changes by with either log-probability.
-     add(k, slope, weight) is told of a response, units(weight) of how much there is to divide by. */
+  /* The slope of a pair's loss in the winner's log-probability, and minus that in the loser's; gap is
+     the difference of their log-ratios, likelihoods that of their log-probabilities. */
   const PAIRS = {
     DPO: (o) => (gap) => -o.beta * sigmoid(-o.beta * gap),
     IPO: (o) => (gap) => 2 * (gap - 1 / (2 * o.tau)),
     SLiC: (o) => (gap, likelihoods) => likelihoods < o.margin ? -1 : likelihoods > o.margin ? 0 : -0.5,
   };
 
+  /* A loss adds its slopes to a gradient and returns the units to divide by; W says how often a group
+     of two comes. */
   function pairwise(slopeOf) {
     return (s, W, gradient) => {
       const {K, taken, lp, refLogp} = s;
@@ -63,8 +65,8 @@ const Engine = (() => {
     };
   }
 
-  /* Objectives of single responses; scale(i, j, first) is the slope of i's log-probability in a group
-     with j, counted says whether it is a unit. */
+  /* Losses of single responses: the slope in the log-probability of i, which shares a group with j,
+     and whether i is a unit. */
   function single(slopeOf, countedOf = () => 1) {
     return (s, W, gradient) => {
       let units = 0;
@@ -92,7 +94,6 @@ const Engine = (() => {
     const {advantage, floor} = s.objective;
     const mine = s.taken[i], other = s.taken[j];
     if (advantage === "leave_one_out") return mine - other;
-    if (advantage === "batch_mean") return mine - s.meanTaken;
     const half = (mine - other) / 2;  // the mean of two, and their deviation around it
     return half / (Math.max(Math.abs(half), floor) + 1e-6);
   }
@@ -159,7 +160,7 @@ const Engine = (() => {
     /* world: {bins, location, scale, peak, width, beta_star, plain}; method: {objective: {name,
        ...}, online, every, groups (0 for all of them), klInReward}; learningRate of Adam, or of plain
        gradient descent. */
-    constructor(world, method, learningRate, seed = 1) {
+    constructor(world, method, learningRate) {
       const {bins: K, location, scale, peak, width, beta_star, plain} = world;
       Object.assign(this, {K, method, learningRate, plain, objective: method.objective});
       this.refLogp = squashedCauchy(K, location, scale);
@@ -169,7 +170,7 @@ const Engine = (() => {
       this.m = new Float64Array(K);
       this.v = new Float64Array(K);
       this.steps = 0;
-      this.draw = random(seed);
+      this.draw = random(1);
       const made = LOSSES[method.objective.name];
       this.loss = made ? made(method.objective) : null;
       this.collect(this.refLogp);
@@ -208,8 +209,6 @@ const Engine = (() => {
         }
         this.weights = (i, j) => counts[i * K + j];
       }
-      this.meanTaken = 0;
-      for (let k = 0; k < K; k++) this.meanTaken += this.often[k] * this.taken[k];
     }
 
     step() {
@@ -258,7 +257,7 @@ const Engine = (() => {
     }
   }
 
-  return {Simulation, squashedCauchy, bump, optimum, logSoftmax};
+  return {Simulation};
 })();
 
 if (typeof module !== "undefined") module.exports = Engine;

@@ -155,9 +155,9 @@ PRESETS = (
     Preset(
         id="bounded",
         title="DPO's gap grows without end, IPO's stops",
-        claim="Offline on the same pairs. IPO asks for a gap of 1/(2τ) nats between winner and "
-        "loser and stops there; DPO is never content, and leaves the reference as far as it is "
-        "let.",
+        claim="Offline on the same pairs. IPO asks for a finite gap between winner and loser, "
+        "1/(2τ) nats, and comes to rest; DPO is never content, and leaves the reference as far as "
+        "it is let.",
         a=Policy(name="DPO", number=0.3),
         b=Policy(name="IPO", number=0.1),
     ),

@@ -39,9 +39,10 @@ GPU_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TF_CPP_MIN_LOG_LEVEL": "3",  # nobody has to hear that there is no GPU
 }
-"""What the compiler for GPUs has to find in the environment, and what in its flags."""
+"""What the compiler for GPUs has to find in the environment."""
+
 UNTIMED = "--xla_gpu_autotune_level=0"
-"""Kernels are not chosen by timing them."""
+"""Also in its flags: kernels are not chosen by timing them."""
 
 ELSEWHERE = {
     "JAX_PLATFORMS": "cpu",

@@ -30,10 +30,15 @@ class Silicon:
     shared: int
 
 
-KIB = 2**10
-HOPPER = Silicon((9, 0), 132, 128, 1.98, 50 * KIB**2, 228 * KIB)
+KIB, MIB = 2**10, 2**20
+HOPPER = Silicon(
+    capability=(9, 0), cores=132, units=128, clock=1.98, cache=50 * MIB, shared=228 * KIB
+)
+AMPERE = Silicon(
+    capability=(8, 0), cores=108, units=64, clock=1.41, cache=40 * MIB, shared=164 * KIB
+)
 SILICON = {
-    "A100 80 GB": Silicon((8, 0), 108, 64, 1.41, 40 * KIB**2, 164 * KIB),
+    "A100 80 GB": AMPERE,
     "H100 SXM": HOPPER,
     "H200": HOPPER,
 }

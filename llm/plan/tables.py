@@ -15,8 +15,7 @@ BOUNDS = ("arithmetic", "memory", "messages")
 """What may bound a step."""
 
 
-FUSED = """
-attention is compiled in blocks; on the card cuDNN's takes its place, and reads and writes less"""
+FUSED = "attention is compiled in blocks; on the card cuDNN's takes its place, and moves less"
 """What a plan for GPUs cannot know without one."""
 
 
@@ -24,14 +23,13 @@ def summary(planned: Planned, topology: Topology) -> str:
     """What was planned, in two lines or three."""
     axes = ", ".join(f"{name} {size}" for name, size in planned.mesh.items())
     batches = "micro-batches" if planned.micro_batches > 1 else "micro-batch"
-    return (
+    lines = [
         f"[bold]{planned.recipe}[/] on {planned.chips} x {topology.device.name}: {axes}; "
-        f"remat {planned.remat}\n"
+        f"remat {planned.remat}",
         f"a step: {planned.batch} groups in {planned.micro_batches} {batches} of "
-        f"{planned.mesh['data'] * planned.mesh['fsdp']} x {planned.rows} rows of {planned.length}"
-        + FUSED
-        * (topology.device.kind == "gpu")
-    )
+        f"{planned.mesh['data'] * planned.mesh['fsdp']} x {planned.rows} rows of {planned.length}",
+    ]
+    return "\n".join(lines + [FUSED] * (topology.device.kind == "gpu"))
 
 
 def tables(planned: Planned, topology: Topology) -> list[Table]:

@@ -3,8 +3,12 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
+import threading
+import urllib.request
 from dataclasses import asdict
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import jax
@@ -12,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 from bandit import Problem, bump, simulate_exactly, squashed_cauchy
 from bandit.simulate import Trace
@@ -72,7 +77,7 @@ def method_of(policy: Policy) -> dict[str, Any]:
     }
 
 
-def asked(world: World, policy: Policy, every: int = EVERY) -> dict[str, Any]:
+def asked(world: World, policy: Policy, every: int = EVERY, steps: int = STEPS) -> dict[str, Any]:
     """A run of the engine."""
     about = asdict(world) | {"bins": 100}
     rate = about.pop("rate")
@@ -80,7 +85,7 @@ def asked(world: World, policy: Policy, every: int = EVERY) -> dict[str, Any]:
         "world": about,
         "method": method_of(policy),
         "rate": rate,
-        "steps": STEPS,
+        "steps": steps,
         "every": every,
     }
 
@@ -212,6 +217,48 @@ def test_every_claim_has_a_name_of_its_own_and_policies_of_the_library():
                 assert recipe_of(policy).on_policy == policy.online
     with pytest.raises(ValueError, match="ForwardKL is no recipe"):
         recipe_of(Policy(name="ForwardKL"))
+
+
+def test_thirty_pairs_pile_mass_up_on_the_last_bin():
+    preset = next(one for one in PRESETS if one.id == "few-pairs")
+    [records] = run_engine([asked(preset.world, preset.b, every=400, steps=400)])
+    assert records[-1]["probability"][-1] > 0.5
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("who", "ideal"), [("a", "ReverseKL"), ("b", "ForwardKL")])
+def test_the_two_ways_to_one_optimum_are_the_two_divergences(who, ideal):
+    preset = next(one for one in PRESETS if one.id == "same-optimum")
+    trace = trained(preset.world, getattr(preset, who), STEPS, STEPS)
+    expected = towards_the_optimum(preset.world, Policy(name=ideal))[-1]
+    # Adam knows no scale but that of its epsilon.
+    np.testing.assert_allclose(trace.probability[-1], expected["probability"], atol=1e-4)
+
+
+def test_the_server_hands_out_the_page_and_nothing_else(monkeypatch):
+    opened: list[str] = []
+
+    def look(address: str) -> None:
+        for path in ("", "pyproject.toml"):
+            with urllib.request.urlopen(address + path) as answer:
+                opened.append(answer.read().decode())
+        raise KeyboardInterrupt
+
+    # Whoever serves waits for the browser here, so another thread answers it.
+    class Served(ThreadingHTTPServer):
+        def server_activate(self) -> None:
+            super().server_activate()
+            threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    monkeypatch.setattr("http.server.ThreadingHTTPServer", Served)
+    monkeypatch.setattr("webbrowser.open", look)
+    with pytest.raises(KeyboardInterrupt):
+        lecture.serve(b"the page", 0, Console(quiet=True))
+    assert opened == ["the page", "the page"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=rf"--port {port} cannot be had"):
+            lecture.serve(b"", port, Console(quiet=True))
 
 
 def test_the_claims_are_what_the_library_shows():

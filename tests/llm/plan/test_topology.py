@@ -8,6 +8,7 @@ import pytest
 from llm.plan.collectives import Collective
 from llm.plan.compilers import (
     GPU_COMPILER,
+    GPUS,
     TPU_COMPILER,
     UNTIMED,
     check_compiler,
@@ -92,7 +93,9 @@ def test_what_leaves_a_host_of_gpus_is_shared_by_its_cards():
 
 
 def test_what_is_told_of_a_gpu_is_its_own():
-    gpus = [one.device for one in GENERATIONS.values() if one.device.kind == "gpu"]
+    kinds = {name: one.device for name, one in GENERATIONS.items() if one.device.kind == "gpu"}
+    assert tuple(kinds) == GPUS
+    gpus = list(kinds.values())
     assert {one.name for one in gpus} == set(SILICON)
     told = [target_config(one) for one in gpus]
     assert len(set(told)) == len(told)
