@@ -218,7 +218,8 @@ function begin() {
   fromAddress(location.hash);
   controls();
   restart();
-  if (!location.hash || location.hash.startsWith("#preset=")) play(true);
+  const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (!still && (!location.hash || location.hash.startsWith("#preset="))) play(true);
 }
 
 begin();

@@ -9,52 +9,28 @@ import threading
 import urllib.request
 from dataclasses import asdict
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from rich.console import Console
 
-from bandit import Problem, bump, simulate_exactly, squashed_cauchy
-from bandit.simulate import Trace
-from bandit.theory import forward_kl_velocity, reverse_kl_velocity
 from figures.lecture.build import HERE, page, write
 from figures.lecture.presets import IDEALS, PRESETS, Policy, World, recipe_of
 from modeseek import lecture
-from objectives import entropy, forward_kl, reverse_kl
+from tests.figures.browser import a_browser, a_tab
+from tests.figures.lecture_library import (
+    EVERY,
+    MEASURES,
+    STEPS,
+    cases,
+    expected,
+    towards_the_optimum,
+)
 
-STEPS, EVERY = 60, 20
-MEASURES = [name for name in Trace.__annotations__ if name not in ("step", "samples")]
 SIZE = 1.5e6
 """Bytes of the page at most."""
-
-OTHERS = {
-    # Where pairs reach the margin, rounding decides on which side of the kink they are.
-    "a hinge": Policy(name="SLiC", number=3.0),
-    "thumbs": Policy(name="KTO", number=0.1),
-    "clipped, and stale": Policy(name="PPO", number=0.01, online=True, every=7),
-    "online DPO, stale": Policy(name="DPO", number=0.3, online=True, every=5),
-    "online weights": Policy(name="RWR", number=0.2, online=True),
-}
-"""Of every other objective one."""
-
-
-def cases() -> dict[str, tuple[World, Policy]]:
-    """Every policy of a claim that sees all pairs, and one of each objective besides."""
-    shown = {
-        f"{preset.id} {who}": (preset.world, getattr(preset, who))
-        for preset in PRESETS
-        for who in ("a", "b")
-    }
-    found = {name: case for name, case in shown.items() if not case[1].groups}
-    descent = World(plain=True, rate=2.0)
-    # SFT begins where it ends; Adam would make steps of what rounding leaves of its gradient.
-    plain = {"descent": Policy(name="DPO", number=0.3), "imitation": Policy(name="SFT")}
-    found |= {name: (descent, policy) for name, policy in plain.items()}
-    return found | {name: (World(), policy) for name, policy in OTHERS.items()}
 
 
 def method_of(policy: Policy) -> dict[str, Any]:
@@ -107,84 +83,54 @@ def run_engine(runs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def engine() -> dict[str, list[dict[str, Any]]]:
-    """Records of every case."""
-    return dict(zip(cases(), run_engine([asked(*case) for case in cases().values()]), strict=True))
+def address_of(world: World, policy: Policy) -> str:
+    """What the page's address says of a policy, as B."""
+    said = [policy.name, policy.number or "", int(policy.online), policy.every, policy.groups]
+    parts = asdict(world) | {"plain": int(world.plain), "b": ",".join(map(str, said)), "at": STEPS}
+    return "#" + "&".join(f"{key}={value}" for key, value in parts.items())
 
 
-def problem_of(world: World) -> Problem:
-    """The library's world of the page's."""
-    return Problem(
-        ref_logp=squashed_cauchy(100, world.location, world.scale),
-        reward=bump(world.peak, world.width),
-    )
+def in_the_page(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Records of every case, by the page itself: claims by their digit, the rest by an address."""
+    write(path)
+    claims = [preset.id for preset in PRESETS]
+    found = {}
+    with a_browser() as browser, a_tab(browser, path.as_uri()) as tab:
+        for name, (world, policy) in cases().items():
+            claim, _, who = name.rpartition(" ")
+            if claim in claims and who in ("a", "b"):
+                tab.keyboard.press(str(claims.index(claim) + 1))
+                tab.wait_for_function(f"state.preset === {claim!r}")
+            else:
+                who = "b"
+                tab.evaluate(
+                    """(hash) => new Promise((done) => {
+                      addEventListener("hashchange", done, {once: true});
+                      location.hash = hash;
+                    })""",
+                    address_of(world, policy),
+                )
+            tab.wait_for_function(f"runs.{who}.done >= {STEPS}")
+            found[name] = tab.evaluate(
+                """([who, steps]) => steps.map((n) => runs[who].frames[n])
+                .map((frame) => ({...frame, probability: Array.from(frame.probability)}))""",
+                [who, list(range(0, STEPS + 1, EVERY))],
+            )
+    return found
 
 
-RUN = jax.jit(simulate_exactly, static_argnames=("steps", "record_every", "optimizer"))
-"""Compiled once for all recipes that differ in numbers alone."""
+@pytest.fixture(scope="module", params=["node", "chromium"])
+def records(request, tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
+    """Records of every case, by the engine alone or in the page."""
+    if request.param == "chromium":
+        return in_the_page(tmp_path_factory.mktemp("lecture") / "lecture.html")
+    runs = run_engine([asked(*case) for case in cases().values()])
+    return dict(zip(cases(), runs, strict=True))
 
 
-def trained(world: World, policy: Policy, steps: int, every: int) -> Trace:
-    """The library's run of the page's."""
-    return RUN(
-        recipe_of(policy),
-        problem_of(world),
-        steps=steps,
-        learning_rate=world.rate,
-        record_every=every,
-        beta_star=world.beta_star,
-        optimizer=optax.sgd(world.rate) if world.plain else None,
-    )
-
-
-def towards_the_optimum(world: World, policy: Policy) -> list[dict[str, Any]]:
-    """Adam along the velocity of a divergence, by the library's functions."""
-    problem = problem_of(world)
-    target, ref_logp = problem.optimum(world.beta_star), problem.ref_logp
-    velocity = forward_kl_velocity if policy.name == "ForwardKL" else reverse_kl_velocity
-    optimizer = optax.sgd(world.rate) if world.plain else optax.adam(world.rate)
-    weight = jnp.exp(ref_logp[:, None] + ref_logp[None])
-    first = problem.reward[:, None] >= problem.reward[None]
-
-    def measured(logits: jax.Array) -> dict[str, jax.Array]:
-        logp = jax.nn.log_softmax(logits)
-        ratio = logp - ref_logp
-        return {
-            "probability": jnp.exp(logp),
-            "reward": jnp.sum(jnp.exp(logp) * problem.reward),
-            "reverse_kl": reverse_kl(logp, ref_logp),
-            "forward_kl": forward_kl(logp, ref_logp),
-            "entropy": entropy(logp),
-            "distance": jnp.sum(jnp.abs(jnp.exp(logp) - jnp.exp(target))) / 2,
-            "chosen_log_ratio": jnp.sum(weight * jnp.where(first, ratio[:, None], ratio[None])),
-            "rejected_log_ratio": jnp.sum(weight * jnp.where(first, ratio[None], ratio[:, None])),
-        }
-
-    def step(carry: Any, _: None) -> Any:
-        logits, state = carry
-        push = velocity(jax.nn.log_softmax(logits), target)
-        updates, state = optimizer.update(-push, state, logits)
-        logits = optax.apply_updates(logits, updates)
-        return (logits, state), measured(logits)
-
-    carry = (ref_logp, optimizer.init(ref_logp))
-    _, found = jax.jit(lambda carry: jax.lax.scan(step, carry, length=STEPS))(carry)
-    later = [{k: v[n] for k, v in found.items()} for n in range(EVERY - 1, STEPS, EVERY)]
-    return [measured(ref_logp), *later]
-
-
-@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", list(cases()))
-def test_the_numbers_of_the_page_are_those_of_the_library(engine, name):
-    world, policy = cases()[name]
-    if policy.name in IDEALS:
-        expected = towards_the_optimum(world, policy)
-    else:
-        trace = trained(world, policy, STEPS, EVERY)
-        records = range(STEPS // EVERY + 1)
-        expected = [{key: getattr(trace, key)[n] for key in MEASURES} for n in records]
-    for found, wanted in zip(engine[name], expected, strict=True):
+def test_the_numbers_of_the_page_are_those_of_the_library(records, name):
+    for found, wanted in zip(records[name], expected(name), strict=True):
         for key in MEASURES:
             np.testing.assert_allclose(found[key], wanted[key], rtol=1e-6, atol=1e-6, err_msg=key)
 
@@ -219,20 +165,14 @@ def test_every_claim_has_a_name_of_its_own_and_policies_of_the_library():
         recipe_of(Policy(name="ForwardKL"))
 
 
-def test_thirty_pairs_pile_mass_up_on_the_last_bin():
-    preset = next(one for one in PRESETS if one.id == "few-pairs")
-    [records] = run_engine([asked(preset.world, preset.b, every=400, steps=400)])
-    assert records[-1]["probability"][-1] > 0.5
-
-
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("who", "ideal"), [("a", "ReverseKL"), ("b", "ForwardKL")])
 def test_the_two_ways_to_one_optimum_are_the_two_divergences(who, ideal):
     preset = next(one for one in PRESETS if one.id == "same-optimum")
-    trace = trained(preset.world, getattr(preset, who), STEPS, STEPS)
-    expected = towards_the_optimum(preset.world, Policy(name=ideal))[-1]
+    found = expected(f"same-optimum {who}")[-1]["probability"]
+    wanted = towards_the_optimum(preset.world, Policy(name=ideal))[-1]["probability"]
     # Adam knows no scale but that of its epsilon.
-    np.testing.assert_allclose(trace.probability[-1], expected["probability"], atol=1e-4)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def test_the_server_hands_out_the_page_and_nothing_else(monkeypatch):
@@ -261,20 +201,20 @@ def test_the_server_hands_out_the_page_and_nothing_else(monkeypatch):
             lecture.serve(b"", port, Console(quiet=True))
 
 
-def test_the_claims_are_what_the_library_shows():
-    def end(preset_id: str, who: str, steps: int = 400) -> dict[str, float]:
-        preset = next(one for one in PRESETS if one.id == preset_id)
-        trace = trained(preset.world, getattr(preset, who), steps, steps)
-        return {key: float(getattr(trace, key)[-1]) for key in ("reward", "reverse_kl")}
+def test_the_claims_are_what_the_page_shows():
+    runs = {(one.id, who): (one.world, getattr(one, who)) for one in PRESETS for who in "ab"}
+    ran = run_engine([asked(*run, every=100, steps=400) for run in runs.values()])
+    of = dict(zip(runs, ran, strict=True))
 
-    assert end("negative-gradient", "a")["reward"] > end("negative-gradient", "b")["reward"] + 0.3
-    gains = {
-        preset: end(preset, "a")["reward"] - end(preset, "b")["reward"]
-        for preset in ("on-policy", "near-peak")
-    }
-    assert gains["on-policy"] > 0.3 and gains["on-policy"] > 2 * gains["near-peak"]
-    assert end("reuse", "a", 100)["reward"] > end("reuse", "b", 100)["reward"] + 0.1
-    assert end("bounded", "a")["reverse_kl"] > end("bounded", "b")["reverse_kl"]
+    def lead(claim: str, measure: str, after: int = 4) -> float:
+        return of[claim, "a"][after][measure] - of[claim, "b"][after][measure]
+
+    assert lead("negative-gradient", "reward") > 0.3
+    assert lead("on-policy", "reward") > max(0.3, 2 * lead("near-peak", "reward"))
+    assert lead("reuse", "reward", after=1) > 0.1
+    assert lead("bounded", "reverse_kl") > 0
+    # Thirty pairs pile mass up on the last bin.
+    assert of["few-pairs", "b"][-1]["probability"][-1] > 0.5
 
 
 def test_the_command_writes_it_and_says_where(tmp_path, capsys):
