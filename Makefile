@@ -21,7 +21,7 @@ INSTALL := $(RUN) pip install --quiet --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce results test check parity clean
+.PHONY: help setup reproduce results test check parity docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,10 +44,13 @@ check: $(VENV)/.dev ## lint, format, types and layers
 	$(VENV)/bin/lint-imports --no-logo
 
 parity: $(VENV)/.parity ## objectives and models against the same in torch
-	$(RUN) pytest tests/objectives/test_parity_torch.py tests/llm/parity $(ARGS)
+	$(RUN) pytest -n auto --maxprocesses 4 tests/objectives/test_parity_torch.py tests/llm/parity $(ARGS)
+
+docs: $(VENV)/.docs ## build the site of docs/ into site/
+	$(RUN) mkdocs build --strict --quiet -f docs/mkdocs.yml $(ARGS)
 
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per set of extras; each is stale when a dependency or a pin has changed.
@@ -57,6 +60,11 @@ $(VENV)/.test: $(PINS) | $(VENV)/bin/python
 
 $(VENV)/.dev: $(PINS) | $(VENV)/bin/python
 	$(INSTALL) -c constraints.txt -e '.[llm,rewards,test,dev]'
+	@touch $@
+
+# What the tests skip without: the site, the page in a browser, MP4, notebooks.
+$(VENV)/.docs: $(PINS) | $(VENV)/bin/python
+	$(INSTALL) -c constraints.txt -e '.[llm,rewards,test,docs,browser,video,notebooks]'
 	@touch $@
 
 # By pip in either case: it follows the configuration that says where this machine's torch is.
