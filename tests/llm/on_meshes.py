@@ -38,7 +38,6 @@ MESHES = {
     "data 2": (2, 1, 1),
     "fsdp 2": (1, 2, 1),
     "tensor 2": (1, 1, 2),
-    "fsdp 4": (1, 4, 1),
     "fsdp 2, tensor 2": (1, 2, 2),
     "data 8": (8, 1, 1),
     "fsdp 8": (1, 8, 1),
@@ -52,7 +51,7 @@ CASES: dict[str, dict[str, Any]] = {
     "dots": {"remat": "dots"},
     "full": {"remat": "full", "unroll": 2},
 }
-FEW = ("one", "fsdp 4", "data 2, fsdp 2, tensor 2")
+FEW = ("one", "data 2, fsdp 2, tensor 2")
 """Meshes on which every case is tried; on the others the first is."""
 STEPS = 2
 

@@ -419,8 +419,8 @@ def killed(line: list[str], moment: str, number: int) -> None:
     [
         ("during a save", 4),
         pytest.param("during a save", 0, marks=pytest.mark.slow),
-        pytest.param("between saves", 2, marks=pytest.mark.slow),
-        pytest.param("during a step", 1, marks=pytest.mark.slow),
+        pytest.param("between saves", 2, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
+        pytest.param("during a step", 1, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
         pytest.param("during a step", 5, marks=pytest.mark.slow),
     ],
 )

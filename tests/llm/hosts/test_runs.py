@@ -95,7 +95,7 @@ def died(command: list[str], moment: str, victim: int) -> None:
 @pytest.mark.parametrize(
     ("moment", "victim"),
     [
-        ("kill-step-5", 1),
+        pytest.param("kill-step-5", 1, marks=pytest.mark.exhaustive),
         pytest.param("kill-step-4", 0, marks=pytest.mark.exhaustive),
         ("kill-save-3", 1),
     ],
@@ -116,6 +116,7 @@ def test_a_run_of_two_processes_goes_on_in_one(place, straight, tmp_path, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_of_one_process_goes_on_in_two(place, straight, tmp_path):
     ended = finish(start(line(place, tmp_path / "run"), count=1, moments={0: "kill-step-4"}))
     assert ended[0].status == KILLED
@@ -124,7 +125,9 @@ def test_a_run_of_one_process_goes_on_in_two(place, straight, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("victim", "processes"), [(1, 2), (0, 1)])
+@pytest.mark.parametrize(
+    ("victim", "processes"), [(1, 2), pytest.param(0, 1, marks=pytest.mark.exhaustive)]
+)
 def test_whoever_is_killed_while_it_judges_what_is_written_is_kept(
     place, written, tmp_path, victim, processes
 ):
@@ -138,6 +141,7 @@ def test_whoever_is_killed_while_it_judges_what_is_written_is_kept(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_request_to_stop_reaches_all_processes_after_the_same_step(place, straight, tmp_path):
     out = tmp_path / "run"
     ended = finish(start(line(place, out), moments={1: "term-step-3"}))
