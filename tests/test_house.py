@@ -45,7 +45,8 @@ def test_a_package_is_imported_from_this_repository(name):
 
 def test_nothing_else_is_a_top_level_package():
     holding_code = {path.relative_to(ROOT).parts[0] for path in modules() if path.parent != ROOT}
-    assert holding_code <= {*PACKAGES, "tests"}
+    # The docs' code is what mkdocs runs when it builds them; nothing imports it.
+    assert holding_code <= {*PACKAGES, "docs", "tests"}
 
 
 def test_each_floor_imports_only_the_floors_below():

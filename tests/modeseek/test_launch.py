@@ -15,7 +15,7 @@ from experiments.catalogue import ROOT
 from modeseek import cli, processes
 from modeseek.processes import supervise
 
-GUIDES = sorted((ROOT / "docs" / "launch").glob("*.md"))
+GUIDES = sorted((ROOT / "docs" / "pages" / "launch").glob("*.md"))
 SHOWN = re.compile(r"```console\n\$ modeseek (.*)\n((?:.*\n)*?)```")
 
 
