@@ -32,7 +32,7 @@ reproduce: setup ## run the experiments and draw the figures
 	$(VENV)/bin/modeseek reproduce $(ARGS)
 
 results: setup ## the results that are kept with the code
-	$(VENV)/bin/modeseek reproduce --out experiments/results --formats svg $(ARGS)
+	$(VENV)/bin/modeseek reproduce $(ARGS) --out experiments/results --files svg gif
 
 test: setup ## the default tests
 	$(RUN) pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
@@ -47,7 +47,7 @@ parity: $(VENV)/.parity ## objectives and models against the same in torch
 	$(RUN) pytest -n auto --maxprocesses 4 tests/objectives/test_parity_torch.py tests/llm/parity $(ARGS)
 
 docs: $(VENV)/.docs ## build the site of docs/ into site/
-	$(RUN) mkdocs build --strict --quiet -f docs/mkdocs.yml $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet -f docs/mkdocs.yml $(ARGS)
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) site .pytest_cache .ruff_cache .import_linter_cache .hypothesis

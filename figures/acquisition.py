@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from experiments.intervals import Interval, difference
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 GREY = "#80868B"
 COLOURS = {
@@ -28,8 +29,21 @@ COLOURS = {
     "uncertainty": GREY,
     "regret": "#B8860B",
 }
-NAMES = {"regret": "knows the reward"}
+LINES = {
+    "random": (0, (5, 2)),
+    "certainty": "-",
+    "uncertainty": (0, (1, 1.2)),
+    "regret": (0, (6, 1.5, 1.5, 1.5)),
+}
+MARKS = {"certainty": "o", "uncertainty": "s", "regret": "D"}
+NAMES = {"regret": "knows reward"}
 SHOWN = {"R1, anew, noisy": "R1, far: much to gain", "R2, anew, noisy": "R2, near: little to gain"}
+
+SLIDES = (
+    Slide("There is much to gain from asking well, and certainty does not find it", ((0, 1),)),
+    Slide("Nowhere does certainty gain over chance; knowing the reward does, on R1", ((2,),)),
+    Slide("Certainty asks what the policy knows, uncertainty where little is at stake", ((3,),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -37,9 +51,8 @@ def draw(result: Result) -> Figure:
     figure, axes = style.canvas(2, 2, height=10.4, gridspec_kw={"height_ratios": [1, 1.2]})
     for ax, (place, title) in zip(axes[0], SHOWN.items(), strict=True):
         curves(ax, result, place)
-        style.panel_title(ax, title)
+        style.panel_title(ax, title, place.partition(",")[0])
     axes[0, 0].set_ylabel("expected reward")
-    axes[0, 1].legend(loc="lower right", labelcolor="linecolor", prop={"weight": "bold"})
     gains(axes[1, 0], result)
     purchases(axes[1, 1], result)
     settings = result.settings
@@ -50,6 +63,7 @@ def draw(result: Result) -> Figure:
         f"labels (Bradley-Terry, temperature {settings['label_temperatures']['noisy']:g}).\n"
         f"Bands and bars: 95% intervals over n = {settings['seeds']} seeds, of differences paired "
         "by seed. Bottom right: one point a place, filled on R1, open on R2.",
+        f"Bands and bars: 95% intervals over n = {settings['seeds']} seeds, paired with chance",
     )
     return figure
 
@@ -69,13 +83,15 @@ def minus_chance(result: Result, array: str, place: str, name: str) -> Interval:
 
 def curves(ax: Axes, result: Result, place: str) -> None:
     """Expected reward against labels."""
-    labels = result.arrays["labels"]
+    labels, ends = result.arrays["labels"], []
     for name, colour in COLOURS.items():
-        line = {"color": colour, "linestyle": (0, (5, 2)) if name == "random" else "-"}
+        line = {"color": colour, "linestyle": LINES[name]}
         values = of(result, "reward", place, name)
-        style.curve(ax, labels, values, "DPO", label=NAMES.get(name, name), **line)
+        end = style.curve(ax, labels, values, "DPO", **line)
+        ends.append((*end, NAMES.get(name, name), colour))
     ax.set(xlim=(0, labels[-1]), ylim=(0, 1.03), yticks=[0, 0.5, 1], xlabel="labels bought")
     ax.locator_params(axis="x", nbins=5)
+    style.label_ends(ax, ends, gap=0.09)
 
 
 def gains(ax: Axes, result: Result) -> None:
@@ -88,7 +104,10 @@ def gains(ax: Axes, result: Result) -> None:
             point(ax, gain.mean, row + shift, name, xerr=gain.half_width)
     ax.set(ylim=(len(places) - 0.5, -0.5), xlabel="mean reward, minus chance's")
     ax.set_yticks(np.arange(len(places)), places)
-    style.panel_title(ax, "Certainty gains nothing over chance")
+    for row, name in enumerate(list(COLOURS)[1:]):
+        place = {"transform": ax.transAxes, "ha": "right", "fontsize": 13, "fontweight": "bold"}
+        ax.text(0.99, 0.2 - 0.08 * row, NAMES.get(name, name), color=COLOURS[name], **place)
+    style.panel_title(ax, "Certainty gains nothing over chance", "Gain over chance")
 
 
 def purchases(ax: Axes, result: Result) -> None:
@@ -103,15 +122,15 @@ def purchases(ax: Axes, result: Result) -> None:
             point(ax, stake.mean, wrong.mean, name, hollow=place.startswith("R2"), **error)
     corner: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 13, "fontweight": "bold"}
     wrong, right = (
-        "uncertainty: wrong,\nbut little at stake",
-        "certainty: more\nat stake, but known",
+        "uncertainty:\nwrong, but\nlittle at stake",
+        "certainty:\nmore at stake,\nbut known",
     )
     ax.text(0.99, 0.99, wrong, color=COLOURS["uncertainty"], ha="right", va="top", **corner)
     ax.text(0.01, 0.01, right, color=COLOURS["certainty"], ha="left", va="bottom", **corner)
     ax.set(xlabel="reward at stake in a pair, minus chance's")
     ax.set_ylabel("policy's wrongness on it, minus chance's")
     ax.locator_params(nbins=5)
-    style.panel_title(ax, "Why: it asks what it knows")
+    style.panel_title(ax, "Why: it asks what it knows", "What is bought")
 
 
 def point(ax: Axes, x: float, y: float, name: str, hollow: bool = False, **error: Any) -> None:
@@ -119,4 +138,4 @@ def point(ax: Axes, x: float, y: float, name: str, hollow: bool = False, **error
     colour = COLOURS[name]
     face = "white" if hollow else colour
     look: dict[str, Any] = {"color": colour, "markerfacecolor": face, "markersize": 8}
-    ax.errorbar(x, y, fmt="o", elinewidth=1.5, **look, **error)
+    ax.errorbar(x, y, fmt=MARKS[name], elinewidth=1.5, **look, **error)

@@ -1,4 +1,4 @@
-"""How acquisition functions look: one colour and one line each, in every figure about reviews."""
+"""How acquisition functions look: one colour, line and mark each, in every figure about reviews."""
 
 from typing import Any
 
@@ -10,7 +10,12 @@ COLOURS = {
     "certainty": "#D55E00",
     "hybrid": "#0072B2",
 }
-LINES: dict[str, Any] = {"random": (0, (5, 2)), "entropy": (0, (6, 1.5, 1.5, 1.5))}
+LINES: dict[str, Any] = {
+    "random": (0, (5, 2)),
+    "entropy": (0, (6, 1.5, 1.5, 1.5)),
+    "hybrid": (0, (1, 1.2)),
+}
+MARKS = {"entropy": "s", "certainty": "o", "hybrid": "^"}
 TITLES = {"hybrid": "entropy, then certainty"}
 GREY = "#5F6368"
 

@@ -2,7 +2,7 @@
 
 Caption: expected reward of the same setting in another program (across) and here (up), with two
 standard errors of each where they are known. On the diagonal both agree. Filled dots are within two
-standard errors; rings are outside, and those that sampling does not explain are marked in red.
+standard errors; rings are outside, and red diamonds are what sampling does not explain.
 
 Claim: the bandit computes what the paper's equations say.
 """
@@ -13,9 +13,14 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import COLUMN, Page, Slide
 
 MET, MISSED, ODD = "#3C4043", "#5F6368", style.OUTCOMES["did not hold"]
 WORLDS = {"1 token": "One token", "10 tokens": "Ten tokens"}
+
+SLIDES = (Slide("Most independently measured numbers of the paper's equations agree with ours"),)
+
+PAGE = Page(COLUMN, 6.2, ((0,), (1,)))
 
 
 def draw(result: Result) -> Figure:
@@ -32,7 +37,8 @@ def draw(result: Result) -> Figure:
         f"Bars: two standard errors. Seeds: ours {settings['seeds']} (one token) and "
         f"{settings['token_seeds']} (ten tokens), theirs 2 to 5.\n"
         "Filled: within two of their standard errors, or of ours where theirs is unknown. "
-        "Red: more than the sampling of both explains.",
+        "Diamonds: more than the sampling of both explains.",
+        "Bars: two standard errors. Filled: within two; diamonds: more than sampling explains",
     )
     return figure
 
@@ -42,17 +48,17 @@ def panel(ax: Axes, result: Result, rows: np.ndarray) -> None:
     ax.plot([0, 1], [0, 1], color=style.REFERENCE, linewidth=1.6, zorder=0)
     arrays = {name: values[rows] for name, values in result.arrays.items()}
     met, explained = arrays["met"].astype(bool), arrays["explained"].astype(bool)
-    for where, colour, face in (
-        (met & explained, MET, MET),
-        (~met & explained, MISSED, "white"),
-        (~explained, ODD, "white"),
+    for where, colour, face, mark in (
+        (met & explained, MET, MET, "o"),
+        (~met & explained, MISSED, "white", "o"),
+        (~explained, ODD, "white", "D"),
     ):
         ax.errorbar(
             arrays["theirs"][where],
             arrays["ours"][where],
             xerr=2 * np.nan_to_num(arrays["their_error"][where]),
             yerr=2 * arrays["our_error"][where],
-            fmt="o",
+            fmt=mark,
             color=colour,
             markerfacecolor=face,
             markeredgewidth=2,

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 PULLS = ("best-of-N", "RWR")
 PUSHES = ("DPO", "IPO", "REINFORCE", "PPO", "GRPO")
@@ -29,12 +30,19 @@ TITLES = {
 }
 NAMES = {"dataset": "offline", "policy": "on-policy"}
 SOURCES = tuple(NAMES)
-CENTRED: dict[str, Any] = {
+ABOVE: dict[str, Any] = {
     "textcoords": "offset points",
-    "ha": "center",
     "fontsize": 12,
     "color": style.INK,
 }
+
+SLIDES = (
+    Slide(
+        "Where the peak is far, on-policy data lift every method off the level its data hold it at",
+        ((0, 1), (3, 4)),
+    ),
+    Slide("On-policy data matter where the peak is far, and little where it is near", ((2, 5),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -57,6 +65,7 @@ def draw(result: Result) -> Figure:
         f"{', '.join(f'{rate:g}' for rate in settings['learning_rates'])}.\nBands and bars: 95% "
         f"intervals over n = {settings['seeds']} seeds. DPO and IPO: the better of all pairs and "
         f"of those that differ by {settings['threshold']:g} in reward.",
+        f"Each method at its best learning rate; 95% intervals over n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -105,7 +114,8 @@ def summary(ax: Axes, result: Result, problem: str, title: str) -> None:
             score = values.mean(axis=-1)
             points.append(float(score.mean()))
             if row == 0 and problem == "R1":
-                ax.annotate(NAMES[source], (points[-1], row), (0, 12), **CENTRED)
+                side = "right" if source == "dataset" else "left"
+                ax.annotate(NAMES[source], (points[-1], row), (0, 12), ha=side, **ABOVE)
             ax.errorbar(
                 points[-1],
                 row,

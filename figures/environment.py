@@ -12,12 +12,20 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 R1 = {"color": style.INK, "linestyle": "-"}
 R2 = {"color": "#7A6A2F", "linestyle": (0, (4, 1.2))}
 LOOKS = {"R1": R1, "R2": R2}
+MARKS = {"R1": "o", "R2": "s"}
 BETA, SOFT = 0.1, 0.5
 DATA = 10
+
+SLIDES = (
+    Slide("R1 pays where the reference is thin, R2 where it is thick", ((0, 1),)),
+    Slide("R1's optimum lies across the world from the mass; R2's only gathers it", ((2,),)),
+    Slide("Ten samples nearly reach R2's optimum and seldom find R1's", ((3,),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -32,6 +40,7 @@ def draw(result: Result) -> Figure:
         figure,
         f"Lines and bars are exact. Dots: the mean over {groups} sampled groups of {DATA}, "
         f"one dot per seed, n = {seeds} seeds.",
+        f"Exact, but for the dots: n = {seeds} seeds. π*: β = {BETA:g}, thin {SOFT:g}",
     )
     return figure
 
@@ -52,9 +61,9 @@ def world(ax: Axes, result: Result, name: str, title: str) -> None:
     above.plot(bins, reward, color="#C99A1A", linewidth=2.2)
     above.set(ylim=(0, 1.1), yticks=[0, 0.5, 1], ylabel="reward")
     above.spines["right"].set_visible(True)
-    style.panel_title(ax, title)
+    style.panel_title(ax, title, name)
     if name == "R1":
-        ax.text(25, 0.026, "reference", color="#5F6368", fontweight="bold")
+        ax.text(25, 0.028, "reference", color="#5F6368", fontsize=13, fontweight="bold")
     peak = int(np.argmax(reward))
     mass = result.settings["mass near the peak"][name]
     side, x = ("right", peak - 14) if peak > 50 else ("left", peak + 14)
@@ -84,7 +93,7 @@ def optima(ax: Axes, result: Result) -> None:
             k + 5, optimum[k], f"π* for {name}", va="top", fontweight="bold", color=look["color"]
         )
     ax.set(ylim=(0, 1.08 * top), yticks=[0, 0.08, 0.16])
-    style.panel_title(ax, f"The optima, β = {BETA:g} (thin: {SOFT:g})")
+    style.panel_title(ax, f"The optima, β = {BETA:g} (thin: {SOFT:g})", "Optima")
 
 
 def best_of(ax: Axes, result: Result) -> None:
@@ -96,7 +105,12 @@ def best_of(ax: Axes, result: Result) -> None:
         ax.plot(counts, curve, **look)
         sampled = result.arrays[f"{name}: sampled best of {DATA}"]
         ax.plot(
-            np.full(sampled.size, DATA), sampled, "o", color=look["color"], alpha=0.35, zorder=3
+            np.full(sampled.size, DATA),
+            sampled,
+            MARKS[name],
+            color=look["color"],
+            alpha=0.35,
+            zorder=3,
         )
         k = int(np.argmin(np.abs(counts - DATA)))
         below = name == "R1" or curve[k] > 0.8
@@ -112,4 +126,4 @@ def best_of(ax: Axes, result: Result) -> None:
     ax.set(xscale="log", xlim=(1, 1000), ylim=(0, 1.05), yticks=[0, 0.5, 1])
     ax.set(xticks=[1, 10, 100, 1000], xticklabels=["1", "10", "100", "1,000"])
     ax.set(xlabel="N, samples of the reference", ylabel="best reward seen")
-    style.panel_title(ax, "What a data set shows")
+    style.panel_title(ax, "What a data set shows", "Best of N samples")

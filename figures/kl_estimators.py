@@ -12,11 +12,20 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 PANELS = (
     ("k1 pulls nowhere", "zero", "#6B4E9B"),
     ("k2 seeks a mode", "reverse KL", style.REVERSE),
     ("k3 covers them all", "forward KL", style.FORWARD),
+)
+
+SLIDES = (
+    Slide("As a penalty k1 pulls nowhere, k2 seeks a mode, k3 covers them all", ((0, 1, 2),)),
+    Slide(
+        "In expectation k1's gradient is zero, k2's that of the reverse KL, k3's of the forward KL",
+        ((3, 4, 5),),
+    ),
 )
 
 
@@ -30,6 +39,7 @@ def draw(result: Result) -> Figure:
         moved(axes[0, column], result, column, colour, top)
         style.panel_title(axes[0, column], title)
         pull(axes[1, column], result, column, colour, steepest)
+        style.panel_title(axes[1, column], "", f"{title.split()[0]}, pull")
         axes[1, column].text(99, -0.93 * steepest, f"line: {kl}", ha="right", fontsize=13)
     axes[0, 0].set(ylabel="probability", yticks=[0, 0.04, 0.08])
     axes[1, 0].set(ylabel="pull on the logit")
@@ -38,6 +48,7 @@ def draw(result: Result) -> Figure:
         f"Bars: after {settings['steps']} exact steps at learning rate "
         f"{settings['learning_rate']:g}. Black dots: the same with {settings['samples']} samples "
         f"per step, mean of n = {settings['seeds']} seeds.",
+        f"Exact; black dots: {settings['samples']} samples per step, n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -50,7 +61,7 @@ def moved(ax: Axes, result: Result, column: int, colour: str, top: float) -> Non
     ax.plot(bins, arrays["start"], color=style.INK, linewidth=1.5, linestyle=(0, (3, 2)))
     ax.plot(bins[::3], arrays["sampled ends"][column][::3], ".", color=style.INK, markersize=5)
     ax.set(xlim=(-1, 100), ylim=(0, top), xticks=result.settings["peaks"])
-    ax.set_xticklabels([])
+    ax.tick_params(labelbottom=False)
     if column == 0:
         ax.text(73, 0.041, "reference", ha="center", color="#5F6368", fontweight="bold")
         ax.text(46, 0.047, "start", fontweight="bold")

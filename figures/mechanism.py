@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 LOOKS = {
     "R1": {"linestyle": "-", "marker": "o"},
@@ -29,6 +30,12 @@ LINES = {
     "pair_winner": ("pair winners", {"linestyle": (0, (1, 1.2)), "alpha": 0.6}),
 }
 COLOUR = style.COLOURS["IPO"]
+
+SLIDES = (
+    Slide("The more prompts share a network, the lower each group's best response", ((0, 1, 2),)),
+    Slide("The best response falls, and the margin that the loss sees stays", ((3, 4),)),
+    Slide("On R1 the mass ends up on responses that the prompt's group does not hold", ((5,),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -54,8 +61,8 @@ def draw(result: Result) -> Figure:
     axes[1, 0].set_ylabel(r"log $\pi\,/\,\pi_\mathrm{ref}$, nats")
     axes[1, 1].set_ylabel("nats")
     axes[1, 2].set_ylabel("probability")
-    style.panel_title(axes[1, 0], "The best falls ...")
-    style.panel_title(axes[1, 1], "... the margin stays")
+    style.panel_title(axes[1, 0], "The best falls ...", "Best of group")
+    style.panel_title(axes[1, 1], "... the margin stays", "Margin")
     style.panel_title(axes[1, 2], "Mass outside the group")
     settings = result.settings
     style.footnote(
@@ -63,6 +70,7 @@ def draw(result: Result) -> Figure:
         f"IPO, learning rate {settings['learning_rate']:g}, {settings['responses']} responses per "
         f"prompt, sampled once; top: R1. Bands: 95% intervals over n = {settings['seeds']} seeds.\n"
         'Grey: the reference. Pairs need a difference in reward, unless "all pairs".',
+        f"IPO, offline; grey: the reference; bands: 95% intervals, n = {settings['seeds']} seeds",
     )
     return figure
 

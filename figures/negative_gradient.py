@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 IMITATION, PUSHES, PUSHES_ALL, DPO = (
     "best of N",
@@ -41,6 +42,13 @@ LABELS = {
 RATE = 1
 """Curves are drawn at the middle learning rate."""
 
+SLIDES = (
+    Slide("Offline, where the peak is far, IPO and DPO end above best-of-N", ((0,),)),
+    Slide("Where the peak is near, imitation is enough", ((1,),)),
+    Slide("IPO's lead needs pairs that differ in reward", ((2,),)),
+    Slide("Imitation with a low enough temperature does better still", ((3,),)),
+)
+
 
 def draw(result: Result) -> Figure:
     """Draw the result of ``experiments/bandit/negative_gradient.py``."""
@@ -57,13 +65,14 @@ def draw(result: Result) -> Figure:
         f"{settings['contexts'][0]} contexts x {settings['responses']} responses, sampled once.\n"
         f"IPO and DPO use pairs whose rewards differ by more than {settings['threshold']:g}, "
         'unless "all pairs".',
+        f"Offline; bands: 95% intervals over n = {settings['seeds']} seeds",
     )
     return figure
 
 
 def look(method: str) -> dict[str, object]:
     """IPO without a threshold is the same objective, drawn lighter."""
-    return {"alpha": 0.55, "linewidth": 1.8} if method == PUSHES_ALL else {}
+    return {"alpha": 0.55, "linewidth": 1.6} if method == PUSHES_ALL else {}
 
 
 def rewards(result: Result, problem: str, method: str) -> np.ndarray:
@@ -83,7 +92,7 @@ def curves(ax: Axes, result: Result, problem: str, title: str) -> None:
     ax.set(xlim=(0, step[-1]), ylim=(0, 1.03), yticks=[0, 0.5, 1])
     ax.set(xlabel="gradient steps", ylabel="expected reward")
     style.label_ends(ax, ends)
-    style.panel_title(ax, title)
+    style.panel_title(ax, title, problem)
 
 
 def rates(ax: Axes, result: Result) -> None:
@@ -99,7 +108,7 @@ def rates(ax: Axes, result: Result) -> None:
     ax.minorticks_off()
     ax.set(xlabel="learning rate", ylabel="final reward on R1")
     style.label_ends(ax, ends)
-    style.panel_title(ax, "The threshold on pairs matters")
+    style.panel_title(ax, "The threshold on pairs matters", "R1, by learning rate")
 
 
 def temperatures(ax: Axes, result: Result) -> None:
@@ -120,7 +129,7 @@ def temperatures(ax: Axes, result: Result) -> None:
     ax.minorticks_off()
     ax.set(xlabel="temperature of the weights exp(r / temperature)", ylabel="tuned reward on R1")
     style.label_ends(ax, ends)
-    style.panel_title(ax, "So does imitation's temperature")
+    style.panel_title(ax, "So does imitation's temperature", "R1, by temperature")
 
 
 def best(values: np.ndarray) -> np.ndarray:

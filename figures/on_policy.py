@@ -2,8 +2,8 @@
 
 Caption: above, expected reward on R1, whose peak is far from the reference, when B / M gradient
 steps are taken between refreshes of the sampling policy: one (darkest), five, twenty-five (palest).
-Dots mark half-way. Below, the reward that staleness takes away, on average over the run and paired
-by seed, on R1 and on R2, whose peak is near.
+Marks stand half-way. Below, the reward that staleness takes away, on average over the run and
+paired by seed, on R1 and on R2, whose peak is near.
 
 Claim: data must be fresh where the peak is far, and not equally for every objective.
 """
@@ -14,10 +14,16 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 TITLES = {"BestOfN": "Best-of-N", "REINFORCE": "REINFORCE", "IPO": "IPO"}
 PEAKS = {"R1": "far peak", "R2": "near peak"}
 PALEST = 0.5
+
+SLIDES = (
+    Slide("Where the peak is far, stale data slow best-of-N and REINFORCE down", ((0, 1, 2),)),
+    Slide("Where the peak is near, stale data cost best-of-N and REINFORCE less", ((3, 4, 5),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -30,9 +36,9 @@ def draw(result: Result) -> Figure:
     for column, objective in enumerate(objectives):
         above, below = axes[:, column]
         curves(above, step, reward[column, far], objective, staleness)
-        style.panel_title(above, f"{TITLES[objective]}, far peak (R1)")
+        style.panel_title(above, f"{TITLES[objective]}, far peak (R1)", TITLES[objective])
         costs(below, cost[column], objective, settings["problems"], staleness)
-        style.panel_title(below, "What stale data cost")
+        style.panel_title(below, "What stale data cost", TITLES[objective])
     axes[0, 0].set_ylabel("expected reward")
     axes[1, 0].set_ylabel("reward lost, % of the gain")
     style.footnote(
@@ -41,6 +47,8 @@ def draw(result: Result) -> Figure:
         f" prompts x {settings['responses']} responses per step, each used once. Learning rate "
         f"{settings['learning_rates'][0]:g}.\nMeans and 95% intervals over n = "
         f"{settings['seeds']} seeds; below, of the difference to B / M = 1 with the same seed.",
+        "B / M: gradient steps per refresh of the sampler; marks: half-way; 95% intervals, "
+        f"n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -51,7 +59,8 @@ def curves(
     """Reward against gradient steps of one objective, [staleness, seeds, records]."""
     ends = []
     colours = style.shades(objective, len(staleness), PALEST)
-    for values, ratio, colour in zip(reward, staleness, colours, strict=True):
+    looks = zip(reward, staleness, colours, style.MARKS[: len(staleness)], strict=True)
+    for values, ratio, colour, mark in looks:
         x, y = style.curve(ax, step, values, objective, color=colour)
         ends.append((x, y, f"B/M = {ratio}", colour))
         mean = values.mean(axis=0)
@@ -59,7 +68,7 @@ def curves(
         if mean.max() >= half:
             after = max(int((mean >= half).argmax()), 1)
             crossing = np.interp(half, mean[after - 1 : after + 1], step[after - 1 : after + 1])
-            ax.plot(crossing, half, "o", color=colour, markersize=9, markeredgecolor="white")
+            ax.plot(crossing, half, mark, color=colour, markersize=9, markeredgecolor="white")
     ax.set(xlim=(0, step[-1]), ylim=(0, 1.03), yticks=[0, 0.5, 1], xlabel="gradient steps")
     style.label_ends(ax, ends, gap=0.09)
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Page, Slide
 
 ROWS = (
     ("Forward KL, as in imitation, covers every mode", style.FORWARD),
@@ -25,10 +26,40 @@ ROWS = (
 )
 TOP = 0.225
 START = "#7C8187"
+BARE = (("headings", False), ("arrows", False))
+MOTION = "Forward KL feeds both peaks at once; reverse KL feeds the one where it already is"
+PAGE = Page(view=(("headings", False),))
+
+SLIDES = (
+    Slide("A start that is thick at one peak and thin at the other", ((0,),), view=BARE),
+    Slide("Forward KL, which imitation descends, feeds both peaks alike", ((1, 2, 3),), view=BARE),
+    Slide(
+        "Reverse KL, which on-policy RL descends, takes the near peak, and the other much later",
+        ((5, 6, 7),),
+        view=BARE,
+    ),
+    Slide(
+        "Forward KL covers every mode; reverse KL seeks one first",
+        ((1, 2, 3), (5, 6, 7)),
+        view=BARE,
+    ),
+    Slide(
+        "A policy that can only be one bump shows what each would rather give up",
+        ((4, 8),),
+        names=("Forward KL", "Reverse KL"),
+        view=BARE,
+    ),
+)
 
 
-def draw(result: Result) -> Figure:
-    """Draw the stills of ``experiments/bandit/relocation.py``."""
+def draw(result: Result, headings: bool = True, arrows: bool = True) -> Figure:
+    """Draw the stills of ``experiments/bandit/relocation.py``.
+
+    Args:
+        result: of that experiment.
+        headings: whether the idea of each row stands above it.
+        arrows: whether the start points to the rows.
+    """
     figure, axes = style.canvas(2, 5, height=5.8, width_ratios=(1.2, 1, 1, 1, 1))
     grid = axes[0, 0].get_gridspec()
     for ax in axes[:, 0]:
@@ -44,10 +75,12 @@ def draw(result: Result) -> Figure:
             panel(ax, result, p, colour, f"{step:,} steps")
         panel(row[4], result, bump, colour, "if only one bump")
         # A title as wide as the row would count as a part of its first panel; this one does not.
-        row[1].set_title(" ", fontsize=20)
-        heading = {"transform": row[1].transAxes, "fontsize": 19, "fontweight": "bold"}
-        row[1].text(0, 1.05, idea, color=colour, **heading).set_in_layout(False)
-    for row, (_, colour), side in zip(axes, ROWS, (1, -1), strict=True):
+        name = row[1].set_title(" ", fontsize=20, **({} if headings else {"color": colour}))
+        name.set_label(idea.split(",")[0])
+        if headings:
+            heading = {"transform": row[1].transAxes, "fontsize": 19, "fontweight": "bold"}
+            row[1].text(0, 1.05, idea, color=colour, **heading).set_in_layout(False)
+    for row, (_, colour), side in zip(axes, ROWS, (1, -1) if arrows else (), strict=False):
         arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 3, "mutation_scale": 22}
         arrow |= {"connectionstyle": f"arc3,rad={-0.3 * side}"}
         start.annotate(
@@ -63,6 +96,8 @@ def draw(result: Result) -> Figure:
         f"Policy (bars) and target (outline) over {result.arrays['target'].size} bins; exact "
         f"gradient descent on the logits, learning rate {result.settings['learning_rate']:g}. "
         f"Per cent: mass within {result.settings['region']} bins of a peak.",
+        "Bars: policy; outline: target; exact. Per cent: mass within "
+        f"{result.settings['region']} bins of a peak",
     )
     return figure
 
@@ -111,7 +146,8 @@ def animate(result: Result) -> FuncAnimation:
         above.plot(bins, arrays["target"], color=style.OPTIMUM, linewidth=1.3)
         above.set(xlim=(-2, 101), ylim=(0, TOP), yticks=[0, 0.1, 0.2], ylabel="probability")
         above.set(xticks=result.settings["peaks"], xticklabels=[])
-        above.set_title(f"{name} KL", loc="left", color=colour, fontsize=19)
+        heading = above.set_title(f"{name} KL", loc="left", color=colour, fontsize=19)
+        heading.set_label(f"{name} KL")
         clock = above.text(0.97, 0.97, "", transform=above.transAxes, ha="right", va="top")
         (line,) = below.plot(bins, predicted[column, 0], color=style.INK, linewidth=1.4)
         (dots,) = below.plot(bins, measured[column, 0], "o", color=colour, markersize=4, alpha=0.7)
@@ -119,9 +155,8 @@ def animate(result: Result) -> FuncAnimation:
         below.set(xticks=result.settings["peaks"], xlabel="bin", ylabel="velocity")
         speed = below.text(49, -1.5, "", ha="center", va="bottom", fontsize=14)
         drawn.append((policy, clock, line, dots, speed))
-    axes[1, 0].set_title("line: theory, dots: measured", loc="left", fontsize=14)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # one layout for every frame
+    key = axes[1, 0].set_title("line: theory, dots: measured", loc="left", fontsize=14)
+    key.set_label("line: theory, dots: measured")
 
     def show(frame: int) -> list[Any]:
         for column, (policy, clock, line, dots, speed) in enumerate(drawn):

@@ -15,9 +15,15 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 TITLES = {"BestOfN": "Best-of-N", "PPO": "PPO", "REINFORCE": "REINFORCE"}
 PALEST = 0.5
+
+SLIDES = (
+    Slide("Where samples are scarce, using them again pays", ((0, 1, 2),)),
+    Slide("Per gradient step a few uses change nothing, and PPO stalls at many", ((3, 4, 5),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -30,9 +36,9 @@ def draw(result: Result) -> Figure:
     for column, objective in enumerate(objectives):
         above, below = axes[:, column]
         per_sample(above, passes, step, reward[column], objective, per_round)
-        style.panel_title(above, f"{TITLES[objective]}, per sample")
+        style.panel_title(above, f"{TITLES[objective]}, per sample", TITLES[objective])
         per_step(below, passes, step, reward[column], objective)
-        style.panel_title(below, "... and per gradient step")
+        style.panel_title(below, "... and per gradient step", TITLES[objective])
     for row in range(2):
         axes[row, 0].set_ylabel("expected reward")
     style.footnote(
@@ -40,6 +46,8 @@ def draw(result: Result) -> Figure:
         f"T = gradient steps on each round of {settings['prompts']} prompts x "
         f"{settings['responses']} responses. R1, learning rate {settings['learning_rate']:g}. "
         f"Bands: 95% intervals over n = {settings['seeds']} seeds.",
+        "T: gradient steps on each round of samples; R1; bands: 95% intervals, "
+        f"n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -54,11 +62,12 @@ def per_sample(
 ) -> None:
     """Reward after each round against samples drawn, [T, seeds, records]; named where it ends."""
     colours = style.shades(objective, len(passes), PALEST)
-    for values, T, colour in zip(reward, passes, colours, strict=True):
+    for number, (values, T, colour) in enumerate(zip(reward, passes, colours, strict=True)):
         rounds = np.arange(1, step[-1] // T + 1)
         done = np.stack([np.interp(rounds * T, step, one) for one in values])
-        few = {"marker": "o"} if len(rounds) < 10 else {}
-        x, y = style.curve(ax, per_round * rounds, done, objective, color=colour, **few)
+        few = {"markevery": 1} if len(rounds) < 10 else {}
+        look = style.marked(number) | few
+        x, y = style.curve(ax, per_round * rounds, done, objective, color=colour, **look)
         ax.annotate(
             f"{T}" if passes.min() < T else f"T = {T}",
             (x, y),
@@ -78,8 +87,8 @@ def per_step(
     """Reward against gradient steps, [T, seeds, records]."""
     ends = []
     colours = style.shades(objective, len(passes), PALEST)
-    for values, T, colour in zip(reward, passes, colours, strict=True):
-        x, y = style.curve(ax, step, values, objective, color=colour)
+    for number, (values, T, colour) in enumerate(zip(reward, passes, colours, strict=True)):
+        x, y = style.curve(ax, step, values, objective, color=colour, **style.marked(number))
         ends.append((x, y, f"T = {T}", colour))
     ax.set(xlabel="gradient steps", xlim=(0, step[-1]))
     style.label_ends(ax, ends, gap=0.085)

@@ -14,21 +14,37 @@ from matplotlib.figure import Figure
 from experiments.intervals import difference
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 COST_COLOURS = ("#56B4E9", "#0072B2", "#F0C75E", "#D55E00", "#9AA0A6")
+COST_HATCHES = ("", "///", "xxx", "", "...")
 BETTER, WORSE, NONE = "#1B7837", "#B2182B", "#5F6368"
 
+SLIDES = (
+    Slide(
+        "None of the obvious improvements improves what five seeds could show",
+        ((0,),),
+        view=(("between", " − "),),
+    ),
+    Slide("Training takes most of a round, and an ensemble three times as much", ((1,),)),
+)
 
-def draw(result: Result) -> Figure:
-    """Draw the result of ``experiments/reviews/beyond.py``."""
+
+def draw(result: Result, between: str = "\nminus ") -> Figure:
+    """Draw the result of ``experiments/reviews/beyond.py``.
+
+    Args:
+        result: of that experiment.
+        between: what stands between the names of a difference.
+    """
     settings, arrays = result.settings, result.arrays
     rates = dict(zip(settings["variants"], arrays["win_rate"], strict=True))
     figure, axes = style.canvas(1, 2, height=7.6, width=15.5, gridspec_kw={"width_ratios": [3, 2]})
     left, right = axes[0]
-    gaps(left, rates, settings["comparisons"])
+    gaps(left, rates, settings["comparisons"], between)
     style.panel_title(left, "Difference in win rate")
     costs(right, settings["variants"], arrays["seconds"], settings["costs"])
-    style.panel_title(right, "Where a round's seconds go")
+    style.panel_title(right, "Where a round's seconds go", "Seconds in a round")
     style.footnote(
         figure,
         f"The protocol of reviews_acquisition: {settings['rounds']} rounds of "
@@ -38,11 +54,14 @@ def draw(result: Result) -> Figure:
         f"({settings['small_judge']['accuracy'][0]:.1%} right), the large one "
         f"{settings['judge']['texts']:,} ({settings['judge']['accuracy'][0]:.1%}) and judges all "
         f"contests. n = {settings['seeds']} seeds.",
+        f"Intervals: 95%, paired, n = {settings['seeds']} seeds",
     )
     return figure
 
 
-def gaps(ax: Axes, rates: dict[str, np.ndarray], comparisons: list[list[str]]) -> None:
+def gaps(
+    ax: Axes, rates: dict[str, np.ndarray], comparisons: list[list[str]], between: str
+) -> None:
     """A difference in each row."""
     ax.axvline(0, color=style.INK, linewidth=1.4, linestyle=(0, (5, 2)), zorder=0)
     for row, (variant, instead) in enumerate(comparisons):
@@ -52,15 +71,17 @@ def gaps(ax: Axes, rates: dict[str, np.ndarray], comparisons: list[list[str]]) -
             gap.mean, row, xerr=gap.half_width, fmt="o", color=colour, markersize=9, capsize=4
         )
     ax.set(ylim=(len(comparisons) - 0.5, -0.5), xlabel="difference in mean win rate")
-    names = [f"{variant}\nminus {instead}" for variant, instead in comparisons]
+    names = [f"{variant}{between}{instead}" for variant, instead in comparisons]
     ax.set_yticks(np.arange(len(comparisons)), names, fontsize=12)
 
 
 def costs(ax: Axes, variants: list[str], seconds: np.ndarray, kinds: list[str]) -> None:
     """A stacked bar for each variant."""
     left = np.zeros(len(variants))
-    for column, (kind, colour) in enumerate(zip(kinds, COST_COLOURS, strict=True)):
-        ax.barh(np.arange(len(variants)), seconds[:, column], left=left, color=colour, label=kind)
+    looks = zip(kinds, COST_COLOURS, COST_HATCHES, strict=True)
+    for column, (kind, colour, hatch) in enumerate(looks):
+        bar = {"facecolor": colour, "edgecolor": "white", "hatch": hatch, "linewidth": 0}
+        ax.barh(np.arange(len(variants)), seconds[:, column], left=left, label=kind, **bar)
         left += seconds[:, column]
     ax.set(ylim=(len(variants) - 0.5, -0.5), xlabel="seconds in a round")
     ax.set_yticks(np.arange(len(variants)), variants, fontsize=12)

@@ -2,21 +2,22 @@
 
 A colour means the same objective in every figure. The family shows in the line as well, so that a
 figure survives a greyscale printer: supervised objectives are dashed, contrastive ones solid,
-policy gradients dash-dotted.
+policy gradients dash-dotted; what shares a line differs in lightness or in its marks. Sizes are
+those of the screen; ``figures/forms.py`` says how a figure becomes a slide or a part of a paper.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.text import Annotation, Text
 
 from experiments.intervals import half_width
 from experiments.results import atomically
@@ -50,6 +51,9 @@ REVERSE = "#B2182B"
 """The reference policy, the reward, pi*, text; forward (covering) and reverse (seeking) KL."""
 
 OUTCOMES = {"held": "#1B7837", "held under this condition": "#B8860B", "did not hold": "#B2182B"}
+
+MARKS = ("o", "s", "^", "D", "v", "P")
+"""For series that share a colour's family and a line: no printer takes a shape away."""
 
 FAMILY_LINES = {
     "supervised": (0, (5, 2)),
@@ -131,6 +135,16 @@ def curve(
     return float(x[-1]), float(mean[-1])
 
 
+def marked(number: int) -> dict[str, Any]:
+    """Marks of a shape of their own on a curve, now and then, for ``curve``.
+
+    Args:
+        number: of the curve among those of its panel; the marks of two do not coincide.
+    """
+    every = (0.03 + 0.035 * number, 0.21)
+    return {"marker": MARKS[number % len(MARKS)], "markevery": every, "markersize": 7}
+
+
 def shades(objective: str, count: int, lightest: float = 0.62) -> list[str]:
     """An objective's colour, then paler and paler: for one objective at several settings.
 
@@ -142,6 +156,10 @@ def shades(objective: str, count: int, lightest: float = 0.62) -> list[str]:
     colour = np.array(to_rgb(COLOURS.get(objective, INK)))
     white = np.linspace(0, lightest, count)[:, None]
     return [to_hex(shade) for shade in (1 - white) * colour + white]
+
+
+ENDS: WeakKeyDictionary[Axes, list[tuple[float, Annotation]]] = WeakKeyDictionary()
+"""The names at the ends of curves, and where each would stand if it stood alone, in [0, 1]."""
 
 
 def label_ends(
@@ -163,14 +181,12 @@ def label_ends(
         return (y - low) / (high - low)
 
     order = sorted(range(len(ends)), key=lambda i: to_share(ends[i][1]))
-    wanted = np.array([to_share(ends[i][1]) for i in order])
-    placed = spread_apart(wanted, gap)
-    room_above = gap * np.arange(len(placed))[::-1]
-    placed = np.minimum(placed, 0.98 - room_above)
+    wanted = [to_share(ends[i][1]) for i in order]
     right = max((end[0] for end in ends), default=0.0)
-    for share, i in zip(placed, order, strict=True):
+    names = []
+    for share, i in zip(placed(wanted, gap), order, strict=True):
         _, _, name, colour = ends[i]
-        ax.annotate(
+        label = ax.annotate(
             name,
             xy=(right, share),
             xycoords=("data", "axes fraction"),
@@ -181,6 +197,30 @@ def label_ends(
             annotation_clip=False,
             **({"color": colour, "fontsize": 13, "fontweight": "bold"} | text),
         )
+        names.append(label)
+    ENDS[ax] = list(zip(wanted, names, strict=True))
+
+
+def spread_ends(figure: Figure) -> None:
+    """Place the names at the ends of curves again, for the size that figure and type have.
+
+    Args:
+        figure: laid out once, so that the heights of its axes are known.
+    """
+    for ax in figure.axes:
+        wanted, names = zip(*ENDS.get(ax, []), strict=True) if ENDS.get(ax) else ((), ())
+        if names:
+            lines = max(name.get_text().count("\n") for name in names) + 1
+            size = max(float(name.get_fontsize()) for name in names) * figure.dpi / 72
+            gap = 1.25 * size * lines / ax.get_window_extent().height
+            for share, name in zip(placed(wanted, gap), names, strict=True):
+                name.xy = (name.xy[0], share)
+
+
+def placed(wanted: Sequence[float], gap: float) -> np.ndarray:
+    """Where names stand that would like to stand at ``wanted`` (ascending), below the top."""
+    room_above = gap * np.arange(len(wanted))[::-1]
+    return np.minimum(spread_apart(np.array(wanted), gap), 0.98 - room_above)
 
 
 def spread_apart(wanted: np.ndarray, gap: float) -> np.ndarray:
@@ -198,20 +238,43 @@ def spread_apart(wanted: np.ndarray, gap: float) -> np.ndarray:
             if b - a >= gap * (n + m) / 2:
                 break
             groups[-2:] = [(inside((a * n + b * m) / (n + m), n + m), n + m)]
-    placed = [
-        centre + gap * (k - (count - 1) / 2) for centre, count in groups for k in range(count)
-    ]
-    return np.array(placed)
+    return np.array(
+        [centre + gap * (k - (count - 1) / 2) for centre, count in groups for k in range(count)]
+    )
 
 
-def panel_title(ax: Axes, text: str) -> None:
-    """The idea of a panel, above it on the left."""
-    ax.set_title(text, loc="left", fontsize=RC["axes.titlesize"], fontweight="bold")
+def panel_title(ax: Axes, text: str, name: str | None = None) -> None:
+    """The idea of a panel, above it on the left.
+
+    Args:
+        ax: where.
+        text: the idea.
+        name: what the panel shows, for where the idea is said otherwise; the idea if None.
+    """
+    title = ax.set_title(text, loc="left", fontsize=RC["axes.titlesize"], fontweight="bold")
+    title.set_label(text if name is None else name)
 
 
-def footnote(figure: Figure, text: str) -> None:
-    """What is shown, with n: one small line under the panels."""
-    figure.supxlabel(text, fontsize=11, color="#5F6368", x=0.01, ha="left")
+def title_of(ax: Axes) -> Text:
+    """The title of a panel; its label is the panel's name."""
+    return ax._left_title  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def footnote(figure: Figure, text: str, brief: str = "") -> None:
+    """What is shown, with n: one small line under the panels.
+
+    Args:
+        figure: which.
+        text: all of it.
+        brief: what a room has to know, wherever the panels stand.
+    """
+    note = figure.supxlabel(text, fontsize=11, color="#5F6368", x=0.01, ha="left")
+    note.set_label(brief)
+
+
+def note_of(figure: Figure) -> Text:
+    """The footnote of a figure; its label is the brief one."""
+    return getattr(figure, "_supxlabel", None) or figure.supxlabel("")
 
 
 def write(
@@ -237,27 +300,3 @@ def write(
             atomically(path, lambda temporary, m=metadata: figure.savefig(temporary, metadata=m))
     plt.close(figure)
     return paths
-
-
-class Frames(PillowWriter):
-    """Takes a frame as it stands on the canvas; its parent would draw it two more times."""
-
-    def grab_frame(self, **savefig_kwargs: Any) -> None:
-        """Keep the frame that has just been drawn."""
-        canvas: Any = self.fig.canvas
-        frames: list[Image.Image] = self._frames  # pyright: ignore[reportAttributeAccessIssue]
-        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-
-
-def write_animation(
-    animation: FuncAnimation, folder: Path, name: str, frames_per_second: int = 6
-) -> Path:
-    """Save an animation as a GIF that any slide can hold."""
-    path = folder / f"{name}.gif"
-    writer = Frames(fps=frames_per_second)
-    figure: Any = animation._fig  # pyright: ignore[reportAttributeAccessIssue]
-    figure.set_dpi(70)
-    with matplotlib.rc_context(RC):
-        atomically(path, lambda temporary: animation.save(str(temporary), writer=writer, dpi=70))
-    plt.close(figure)
-    return path

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 COLUMNS = 5
 GAP = 0.5
@@ -30,9 +31,25 @@ NAMES = {
 }
 """How methods are written where it is not in capitals."""
 
+SLIDES = (
+    Slide(
+        "From a fixed data set: imitation only pulls, contrastive losses push as well",
+        view=(("sides", (False,)),),
+    ),
+    Slide(
+        "On its own samples: policy gradients push too, because a baseline is subtracted",
+        view=(("sides", (True,)),),
+    ),
+)
 
-def draw(result: Result) -> Figure:
-    """Draw the forces of ``experiments/bandit/taxonomy.py``."""
+
+def draw(result: Result, sides: tuple[bool, ...] = (False, True)) -> Figure:
+    """Draw the forces of ``experiments/bandit/taxonomy.py``.
+
+    Args:
+        result: of that experiment.
+        sides: which columns: False, from a fixed data set; True, from the policy's own samples.
+    """
     recipes, forces = result.settings["recipes"], result.arrays["forces"]
     cells = {
         (on_policy, pushes): [
@@ -50,10 +67,10 @@ def draw(result: Result) -> Figure:
     rows = sum(heights.values())
     figure, axes = style.canvas(1, 1, height=1.2 + 2.2 * rows)
     ax = axes[0, 0]
-    ax.set(xlim=(-0.4, 2 * COLUMNS + GAP + 0.1), ylim=(-rows, 0.3))
+    width = COLUMNS + GAP
+    ax.set(xlim=(-0.4, len(sides) * width - GAP + 0.1), ylim=(-rows, 0.3))
     ax.axis("off")
-    for on_policy in (False, True):
-        left = on_policy * (COLUMNS + GAP)
+    for left, on_policy in zip((0, width), sides, strict=False):
         words = "from the policy's own samples" if on_policy else "from a fixed data set"
         ax.text(left + COLUMNS / 2, 0.1, words, ha="center", fontsize=17, fontweight="bold")
         for pushes in (False, True):
@@ -73,12 +90,13 @@ def draw(result: Result) -> Figure:
             -0.25, middle, words, rotation=90, ha="center", va="center", fontsize=17, weight="bold"
         )
     free = COLUMNS - len(cells[True, False]) % COLUMNS
-    if free < COLUMNS:
-        key(ax, 2 * COLUMNS + GAP - free / 2, -0.5)
+    if free < COLUMNS and True in sides:
+        key(ax, len(sides) * width - GAP - free / 2, -0.5)
     style.footnote(
         figure,
-        "Force on each response's log-probability at the reference policy; rewards evenly spaced. "
-        "Length: square root of force / largest force. T: passes over a batch, if several.",
+        "Exact force on each response's log-probability at the reference; rewards evenly spaced. "
+        "Length: square root of force / largest force.\nT: passes over a batch, if several.",
+        "Exact force on each response's log-probability, best to worst",
     )
     return figure
 
@@ -110,5 +128,5 @@ def arrow(ax: Axes, x: float, y: float, length: float, colour: str) -> None:
 
 def key(ax: Axes, x: float, y: float) -> None:
     """How to read a group."""
-    words = "four responses,\nbest to worst:\n\n↑ pulled up\n↓ pushed down"
-    ax.text(x, y, words, ha="center", va="center", fontsize=14, linespacing=1.25)
+    words = "four responses,\nbest to worst:\n↑ pulled up\n↓ pushed down"
+    ax.text(x, y, words, ha="center", va="center", fontsize=13, linespacing=1.25)

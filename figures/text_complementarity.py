@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 SHOWN = "min"
 PULLS = ("best-of-N", "RWR")
@@ -30,12 +31,23 @@ TITLES = {
 TASKS = {"min": "Far peak (Min)", "mode": "Near peak (Mode)", "skew": "Far data (Skew)"}
 NAMES = {"dataset": "offline", "policy": "on-policy"}
 SOURCES = tuple(NAMES)
-CENTRED: dict[str, Any] = {
+ABOVE: dict[str, Any] = {
     "textcoords": "offset points",
-    "ha": "center",
     "fontsize": 11,
     "color": style.INK,
 }
+
+SLIDES = (
+    Slide(
+        "On Min Length on-policy data lift best-of-N and IPO; DPO is as good offline",
+        ((0, 1), (4, 5)),
+    ),
+    Slide(
+        "On-policy data help most where the peak or the data are far",
+        ((2, 3, 6),),
+        names=("Far peak", "Near peak", "Far data"),
+    ),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -62,6 +74,7 @@ def draw(result: Result) -> Figure:
         "is the reference, 1 a policy that always does what the task asks. Each method at its own "
         f"of {len(settings['learning_rates'])} learning rates.\nLeft: Min Length. Bands and bars: "
         f"95% intervals over n = {settings['seeds']} seeds.",
+        f"Each method at its own learning rate; 95% intervals over n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -102,7 +115,8 @@ def summary(ax: Axes, result: Result, task: str) -> None:
             points.append(float(score.mean()))
             lowest = min(lowest, points[-1])
             if row == 0 and task == SHOWN:
-                ax.annotate(NAMES[source], (points[-1], row), (0, 9), **CENTRED)
+                side = "right" if source == "dataset" else "left"
+                ax.annotate(NAMES[source], (points[-1], row), (0, 9), ha=side, **ABOVE)
             ax.errorbar(
                 points[-1],
                 row,

@@ -15,8 +15,17 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 TITLES = {"min": "Min Length", "mode": "Mode Length", "skew": "Skew Length"}
+
+SLIDES = (
+    Slide(
+        "Min Length's peak is where the reference is thin, Mode Length's where it is thick",
+        ((0, 1, 2),),
+    ),
+    Slide("A proxy is right where its data are", ((3, 4, 5),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -28,7 +37,7 @@ def draw(result: Result) -> Figure:
         style.panel_title(axes[0, column], TITLES[task])
         rewards(axes[1, column], result, task)
         right = result.arrays[f"{task}: accuracy"].mean()
-        style.panel_title(axes[1, column], f"Proxy right on {right:.0%}")
+        style.panel_title(axes[1, column], f"Proxy right on {right:.0%}", TITLES[task])
         axes[1, column].set_xlabel("length of an answer, tokens")
     axes[0, 0].set_ylabel("share of answers")
     axes[1, 0].set_ylabel("reward, sd of the reference's")
@@ -41,6 +50,7 @@ def draw(result: Result) -> Figure:
         f"{settings['prompts']} prompts x {settings['responses']} answers,\nn = "
         f"{settings['seeds']} seeds; titles say how many pairs of the reference's answers they "
         "order as gold does.",
+        f"Grey: the reference; yellow: gold; red: proxies, n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -63,7 +73,7 @@ def lengths(ax: Axes, result: Result, task: str) -> None:
         ax.annotate(
             "the data",
             (edges[at] + width, result.arrays["skew data"][at]),
-            (10, -4),
+            (12, -20),
             textcoords="offset points",
             fontsize=13,
         )

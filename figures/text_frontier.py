@@ -1,10 +1,10 @@
 """How much reward each method buys per nat of KL on text, and how much of it is real.
 
-Caption: above, each method's path through (KL, gold reward) while it learns, mean over seeds, solid
-dots where on-policy runs end and open ones where offline runs end. Below, one on-policy run seen by
-two judges: the proxy it is trained on (thin) and gold (thick), for a proxy that learned from the
-answers to all prompts (dark) and for one that learned from 32 (pale). Both rewards are in standard
-deviations of the reference's answers.
+Caption: above, each method's path through (KL, gold reward) while it learns, mean over seeds,
+filled marks where on-policy runs end and open ones where offline runs end. Below, one on-policy run
+seen by two judges: the proxy it is trained on (thin) and gold (thick), for a proxy that learned
+from the answers to all prompts (dark) and for one that learned from 32 (pale). Both rewards are in
+standard deviations of the reference's answers.
 
 Claim: the reward that a proxy promises is real as long as the policy stays near; where the curves
 part, the policy has found what the proxy overrates.
@@ -17,14 +17,24 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 TITLES = {
     "min": "Min Length, far peak",
     "mode": "Mode Length, near peak",
     "skew": "Skew Length, far data",
 }
+NAMES = {task: title.partition(",")[0] for task, title in TITLES.items()}
 CLIMBER = "DPO"
 PALE = 0.55
+
+SLIDES = (
+    Slide(
+        "At equal KL mode-seeking objectives earn more on Min and Mode Length",
+        ((0, 1),),
+    ),
+    Slide("Gold keeps what a proxy promises on Min Length, and not on Skew Length", ((3, 5),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -34,11 +44,13 @@ def draw(result: Result) -> Figure:
     figure, axes = style.canvas(2, len(tasks), height=9.6, width=14.0, sharey="row")
     for column, task in enumerate(tasks):
         paths(axes[0, column], result, task)
-        style.panel_title(axes[0, column], TITLES[task])
+        style.panel_title(axes[0, column], TITLES[task], NAMES[task])
         judges(axes[1, column], result, task)
         accuracy = result.arrays[f"{task}: accuracy"].mean(axis=-1)
         style.panel_title(
-            axes[1, column], f"Proxies right on {accuracy[-1]:.0%}, {accuracy[0]:.0%}"
+            axes[1, column],
+            f"Proxies right on {accuracy[-1]:.0%}, {accuracy[0]:.0%}",
+            NAMES[task],
         )
         axes[1, column].set_xlabel("KL to the reference, nats per answer")
     axes[0, 0].set_ylabel("gold reward, share of the gain")
@@ -50,6 +62,7 @@ def draw(result: Result) -> Figure:
         "on-policy ends filled, offline ends open.\nBelow: on-policy DPO on a proxy trained on "
         f"{strong} prompts (dark) and on {weak} (pale); what the proxy says thin, gold thick. "
         "Titles: pairs of the\nreference's answers that the two proxies order as gold does.",
+        f"Filled: on-policy, open: offline; means over n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -65,12 +78,15 @@ def paths(ax: Axes, result: Result, task: str) -> None:
         result.arrays[f"{task}: gain"].mean(axis=1),
         strict=True,
     )
+    methods = list(dict.fromkeys(settings["methods"]))
+    marks = dict(zip(methods, style.MARKS[: len(methods)], strict=True))
     for method, objective, source, kl, gain in cells:
         colour, fresh = style.COLOURS[objective], source == "policy"
         look: dict[str, Any] = {"color": colour, "linestyle": style.line_of(objective)}
         ax.plot(kl, gain, alpha=1.0 if fresh else 0.45, linewidth=2.4 if fresh else 1.6, **look)
         face = colour if fresh else "white"
-        ax.plot(kl[-1], gain[-1], "o", color=colour, markersize=9, markerfacecolor=face, zorder=7)
+        end: dict[str, Any] = {"markersize": 9, "markerfacecolor": face, "zorder": 7}
+        ax.plot(kl[-1], gain[-1], marks[method], color=colour, **end)
         if fresh:
             ends.append((float(kl[-1]), float(gain[-1]), method, colour))
     ax.axhline(0, color=style.REFERENCE, linewidth=1, zorder=0)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 SHOWN = "min"
 LABELS = {"min": "Min", "mode": "Mode", "skew": "Skew"}
@@ -27,6 +28,14 @@ LINES = {
     "chosen": ("preferred", {"linestyle": "-"}),
     "rejected": ("rejected", {"linestyle": (0, (5, 2)), "alpha": 0.75}),
 }
+
+SLIDES = (
+    Slide(
+        "On text DPO makes preferred answers less likely too, rejected ones more so", ((0, 1, 2),)
+    ),
+    Slide("Preferred answers fall on every task, however many prompts there are", ((3,),)),
+    Slide("What few prompts teach about themselves hardly carries over to others", ((4, 5),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -62,6 +71,7 @@ def draw(result: Result) -> Figure:
         f"{settings['responses']} answers per prompt, {settings['batch']} prompts in a step; top: "
         f"Min Length.\nBands: 95% intervals over n = {settings['seeds']} seeds. Grey: the "
         "reference.",
+        f"{settings['method']}, offline; bands: 95% intervals over n = {settings['seeds']} seeds",
     )
     return figure
 

@@ -15,12 +15,19 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 TITLES = {
     "min": "Min Length, far peak",
     "mode": "Mode Length, near peak",
     "skew": "Skew Length, far data",
 }
+NAMES = {task: title.partition(",")[0] for task, title in TITLES.items()}
+
+SLIDES = (
+    Slide("Offline on text a push helps on Min Length, and not on Skew Length", ((0, 1, 2),)),
+    Slide("At larger learning rates pushing can break a policy; imitation did not", ((3, 5),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -32,9 +39,10 @@ def draw(result: Result) -> Figure:
         gain = result.arrays["gain"][column]
         best = result.arrays["best"][column]
         curves(axes[0, column], result, gain[np.arange(len(best)), best])
-        style.panel_title(axes[0, column], TITLES[task])
+        style.panel_title(axes[0, column], TITLES[task], NAMES[task])
         rates(axes[1, column], result, gain[..., -1])
-        style.panel_title(axes[1, column], "At each learning rate" if column == 0 else "")
+        words = "At each learning rate" if column == 0 else ""
+        style.panel_title(axes[1, column], words, NAMES[task])
     axes[1, 0].set_ylabel("gold reward at the end")
     axes[0, 0].set_ylabel("gold reward, share of the gain")
     style.footnote(
@@ -42,8 +50,9 @@ def draw(result: Result) -> Figure:
         f"Above: each method at the learning rate at which it ends highest. {settings['prompts']} "
         f"prompts x {settings['responses']} answers, ordered by gold; {settings['batch']} prompts "
         "in a step.\n0 is the reference, 1 a policy that always does what the task asks. Bands: "
-        f"95% intervals over n = {settings['seeds']} seeds. Below: a dot for each seed, an arrow\n"
+        f"95% intervals over n = {settings['seeds']} seeds. Below: a mark for each seed, hollow\n"
         "for one that ends lower still, and a line through their median.",
+        f"Offline; 95% bands, or a mark a seed and the median; n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -73,16 +82,18 @@ def rates(ax: Axes, result: Result, final: np.ndarray) -> None:
     settings, ends = result.settings, []
     rate = np.array(settings["learning_rates"])
     beside = 1 + 0.05 * (np.arange(len(final)) - (len(final) - 1) / 2)
-    looks = zip(settings["methods"], settings["objectives"], final, beside, strict=True)
-    for name, objective, values, shift in looks:
+    names = zip(settings["methods"], settings["objectives"], strict=True)
+    looks = zip(names, final, beside, style.MARKS[: len(final)], strict=True)
+    for (name, objective), values, shift, mark in looks:
         colour, middle = style.COLOURS[objective], np.median(values, axis=1)
         shown = np.clip(middle, LOWEST, None)
         ax.plot(rate * shift, shown, color=colour, linestyle=style.line_of(objective))
         for x, seeds in zip(rate * shift, values, strict=True):
             inside = seeds >= LOWEST
-            marks = {"color": colour, "linestyle": "", "alpha": 0.6}
-            ax.plot([x] * inside.sum(), seeds[inside], marker="o", markersize=5, **marks)
-            ax.plot([x] * (~inside).sum(), [LOWEST + 0.04] * (~inside).sum(), marker="v", **marks)
+            marks = {"color": colour, "linestyle": "", "alpha": 0.6, "marker": mark}
+            ax.plot([x] * inside.sum(), seeds[inside], markersize=5, **marks)
+            below = [LOWEST + 0.04] * (~inside).sum()
+            ax.plot([x] * len(below), below, markerfacecolor="white", **marks)
         ends.append((rate[-1] * shift, shown[-1], name, colour))
     ax.set(xscale="log", xlim=(rate[0] / 1.2, rate[-1] * 1.2), xlabel="learning rate")
     ax.set(ylim=(LOWEST, 1.03), yticks=[-1, 0, 1])

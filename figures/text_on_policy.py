@@ -2,9 +2,9 @@
 
 Caption: above, gold reward under Min Length, whose peak is far from the reference, when B / M
 gradient steps are taken between one time the policy answers and the next: one (darkest), four,
-sixteen (palest). Dots mark half-way. Below, the gain that staleness takes away, on average over the
-run and paired by seed: on Min Length, on Mode Length, whose peak is near, and on Skew Length, whose
-data are far.
+sixteen (palest). Marks stand half-way, or at the end. Below, the gain that staleness takes away, on
+average over the run and paired by seed: on Min Length, on Mode Length, whose peak is near, and on
+Skew Length, whose data are far.
 
 Claim: as in the bandit, data must be fresh where the peak is far, and not equally for every
 objective.
@@ -16,11 +16,17 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 SHOWN = "min"
 LABELS = {"min": "Min", "mode": "Mode", "skew": "Skew"}
 MARKERS = ("o", "s", "^")
 PALEST = 0.5
+
+SLIDES = (
+    Slide("On Min Length stale answers cost PPO most, and REINFORCE hardly", ((0, 1), (2, 3))),
+    Slide("What staleness costs depends on the objective and on the task", ((4, 5), (6, 7))),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -35,7 +41,7 @@ def draw(result: Result) -> Figure:
         curves(above, step, gain[column, far], objective, staleness)
         style.panel_title(above, title)
         costs(below, cost[column], objective, settings["tasks"], staleness)
-        style.panel_title(below, "What stale data cost" if column == 0 else "")
+        style.panel_title(below, "What stale data cost" if column == 0 else "", title)
     axes[0, 0].set_ylabel("gold reward on Min Length,\nshare of the gain")
     axes[1, 0].set_ylabel("reward lost, % of the gain")
     style.footnote(
@@ -46,6 +52,8 @@ def draw(result: Result) -> Figure:
         f"by gold. Learning rate {settings['learning_rate']:g}.\nMeans and 95% intervals over "
         f"n = {settings['seeds']} seeds; below, of the difference to B / M = 1 with the same "
         "seed; mind the scales.",
+        "B / M: gradient steps per time the policy answers; 95% intervals, "
+        f"n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -56,14 +64,17 @@ def curves(
     """Gain against gradient steps of one method, [staleness, seeds, records]."""
     ends = []
     colours = style.shades(objective, len(staleness), PALEST)
-    for values, ratio, colour in zip(gain, staleness, colours, strict=True):
+    looks = zip(gain, staleness, colours, style.MARKS[: len(staleness)], strict=True)
+    for values, ratio, colour, mark in looks:
         x, y = style.curve(ax, step, values, objective, color=colour)
         ends.append((x, y, f"B/M = {ratio}", colour))
         mean = values.mean(axis=0)
+        at = x, y
         if mean.max() >= 0.5:
             after = max(int((mean >= 0.5).argmax()), 1)
             crossing = np.interp(0.5, mean[after - 1 : after + 1], step[after - 1 : after + 1])
-            ax.plot(crossing, 0.5, "o", color=colour, markersize=9, markeredgecolor="white")
+            at = float(crossing), 0.5
+        ax.plot(*at, mark, color=colour, markersize=9, markeredgecolor="white")
     ax.set(xlim=(0, step[-1]), ylim=(-0.05, 1.03), yticks=[0, 0.5, 1], xlabel="gradient steps")
     style.label_ends(ax, ends, gap=0.09)
 

@@ -13,9 +13,15 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 PALEST = 0.5
 LIMITS = {"ylim": (-0.05, 1.1), "yticks": [0, 0.5, 1]}
+
+SLIDES = (
+    Slide("Where answers are scarce, using them again pays", ((0, 1, 2),)),
+    Slide("Per gradient step PPO learns less the more often it reuses an answer", ((3, 4, 5),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -28,9 +34,9 @@ def draw(result: Result) -> Figure:
     for column, (title, objective) in enumerate(columns):
         above, below = axes[:, column]
         per_sample(above, passes, step, gain[column], objective, per_round)
-        style.panel_title(above, f"{title}, per answer")
+        style.panel_title(above, f"{title}, per answer", title)
         per_step(below, passes, step, gain[column], objective)
-        style.panel_title(below, "... and per gradient step")
+        style.panel_title(below, "... and per gradient step", title)
     for row in range(2):
         axes[row, 0].set_ylabel("gold reward, share of the gain")
     style.footnote(
@@ -39,6 +45,8 @@ def draw(result: Result) -> Figure:
         f"{settings['responses']} answers. Min Length, trained on the proxy, judged by gold.\n"
         f"Learning rate {settings['learning_rate']:g}. Bands: 95% intervals over "
         f"n = {settings['seeds']} seeds.",
+        "T: gradient steps on each round of answers; bands: 95% intervals, "
+        f"n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -53,11 +61,12 @@ def per_sample(
 ) -> None:
     """Gain after each round against answers drawn, [T, seeds, records]; named where it ends."""
     colours = style.shades(objective, len(passes), PALEST)
-    for values, T, colour in zip(gain, passes, colours, strict=True):
+    for number, (values, T, colour) in enumerate(zip(gain, passes, colours, strict=True)):
         rounds = np.arange(1, step[-1] // T + 1)
         done = np.stack([np.interp(rounds * T, step, one) for one in values])
-        few = {"marker": "o"} if len(rounds) < 10 else {}
-        x, y = style.curve(ax, per_round * rounds, done, objective, color=colour, **few)
+        few = {"markevery": 1} if len(rounds) < 10 else {}
+        look = style.marked(number) | few
+        x, y = style.curve(ax, per_round * rounds, done, objective, color=colour, **look)
         ax.annotate(
             f"{T}" if passes.min() < T else f"T = {T}",
             (x, y),
@@ -77,8 +86,8 @@ def per_step(
     """Gain against gradient steps, [T, seeds, records]."""
     ends = []
     colours = style.shades(objective, len(passes), PALEST)
-    for values, T, colour in zip(gain, passes, colours, strict=True):
-        x, y = style.curve(ax, step, values, objective, color=colour)
+    for number, (values, T, colour) in enumerate(zip(gain, passes, colours, strict=True)):
+        x, y = style.curve(ax, step, values, objective, color=colour, **style.marked(number))
         ends.append((x, y, f"T = {T}", colour))
     ax.set(xlabel="gradient steps", xlim=(0, step[-1]), **LIMITS)
     style.label_ends(ax, ends, gap=0.085)

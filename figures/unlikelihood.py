@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from experiments.intervals import half_width
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
 
 PULL, CONTRAST = "best of N", "IPO"
 PURPLE = style.COLOURS["UnlikelihoodBestOfN"]
@@ -25,6 +26,13 @@ LOOKS = {
     "sum": {"linestyle": (0, (1, 1.2)), "marker": "^"},
     "complement": {"linestyle": (0, (6, 1.5, 1.5, 1.5)), "marker": "D"},
 }
+
+SLIDES = (
+    Slide("Where the peak is far, an explicit push adds little to best-of-N", ((0,),)),
+    Slide("Where the peak is near, no push is needed", ((1,),)),
+    Slide("Pushing harder is no clear gain, and a strong push on the sum destroys", ((2,),)),
+    Slide("A push without a floor never ends; IPO's stops at its margin", ((3,),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -42,6 +50,7 @@ def draw(result: Result) -> Figure:
         f"{settings['learning_rate']:g}; {settings['prompts']} contexts x {settings['responses']} "
         f"responses, sampled once.\nMeans over n = {settings['seeds']} seeds; bands and bars: 95% "
         "intervals; bottom right: medians.",
+        f"Purple: best-of-N with a push, by what it is against; n = {settings['seeds']} seeds",
     )
     return figure
 
@@ -71,14 +80,14 @@ def over_time(ax: Axes, result: Result, array: str, title: str) -> None:
     for method, objective, name, look in lines(result):
         values, colour = values_of(result, array, method), style.COLOURS[objective]
         if look:
-            ax.plot(step, values.mean(axis=0), color=colour, linestyle=look["linestyle"])
+            ax.plot(step, values.mean(axis=0), color=colour, markersize=7, **look)
         else:
             style.curve(ax, step, values, objective)
         ends.append((float(step[-1]), float(values[:, -1].mean()), name, colour))
     ax.set(xlim=(0, step[-1]), ylim=(0, 1.03), yticks=[0, 0.5, 1])
     ax.set(xlabel="gradient steps", ylabel="expected reward")
     style.label_ends(ax, ends)
-    style.panel_title(ax, title)
+    style.panel_title(ax, title, array.partition(":")[0])
 
 
 def strengths(ax: Axes, result: Result) -> None:
@@ -105,7 +114,7 @@ def strengths(ax: Axes, result: Result) -> None:
     ax.minorticks_off()
     ax.set(xlabel="strength of the push", ylabel="final reward on R1")
     style.label_ends(ax, ends)
-    style.panel_title(ax, "Pushing harder: no clear gain")
+    style.panel_title(ax, "Pushing harder: no clear gain", "R1, by strength")
 
 
 def losers(ax: Axes, result: Result) -> None:
@@ -115,11 +124,11 @@ def losers(ax: Axes, result: Result) -> None:
     for method, objective, name, look in lines(result):
         fall = -np.median(values_of(result, "R1: rejected", method)[:, 1:], axis=0)
         colour = style.COLOURS[objective]
-        ax.plot(step, fall, color=colour, linestyle=look.get("linestyle", style.line_of(objective)))
+        ax.plot(step, fall, color=colour, **({"linestyle": style.line_of(objective)} | look))
         ends.append((float(step[-1]), float(fall[-1]), name, colour))
     ax.set(yscale="log", xlim=(0, step[-1]), ylim=(300, 0.3), xlabel="gradient steps")
     ax.set_yticks([1, 10, 100], ["-1", "-10", "-100"])
     ax.minorticks_off()
     ax.set_ylabel(r"losers' log $\pi\,/\,\pi_\mathrm{ref}$, nats")
     style.label_ends(ax, ends)
-    style.panel_title(ax, "A push without a floor never ends")
+    style.panel_title(ax, "A push without a floor never ends", "R1, losers")

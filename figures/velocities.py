@@ -14,6 +14,19 @@ from matplotlib.figure import Figure
 
 from experiments.results import Result
 from figures import style
+from figures.forms import Slide
+
+SLIDES = (
+    Slide(
+        "Forward KL moves a bin by what it lacks, reverse KL in proportion to what it has", ((0,),)
+    ),
+    Slide(
+        "Reverse KL parts two equal bins faster exactly where p exceeds the logarithmic mean of "
+        "their targets",
+        ((1,),),
+    ),
+    Slide("The bars of the paper's toy are not quite those of gradient descent", ((2,),)),
+)
 
 
 def draw(result: Result) -> Figure:
@@ -30,6 +43,7 @@ def draw(result: Result) -> Figure:
         figure,
         f"Below left: random policies and targets over {sizes[0]} and {sizes[1]} bins; the "
         f"verdicts use {cases:,} of each size from each of n = {result.settings['seeds']} seeds.",
+        "Lines by formula, dots by steps that were taken",
     )
     return figure
 
@@ -45,7 +59,7 @@ def velocity(ax: Axes, result: Result) -> None:
         ax.plot(bins, dots, marker, color=colour, markersize=4)
     near, far = 20, 70
     ax.annotate(
-        "forward KL: what the bin lacks",
+        "forward KL:\nwhat the bin lacks",
         (far, predicted[0, far]),
         xytext=(-34, -20),
         textcoords="offset points",
@@ -64,7 +78,9 @@ def velocity(ax: Axes, result: Result) -> None:
         fontweight="bold",
     )
     ax.set(xlim=(-1, 100), xlabel="bin", ylabel="nats per step")
-    style.panel_title(ax, "How fast each logit moves: lines by formula, dots by a step taken")
+    style.panel_title(
+        ax, "How fast each logit moves: lines by formula, dots by a step taken", "Velocity"
+    )
 
 
 def theorem(ax: Axes, result: Result) -> None:
@@ -81,7 +97,7 @@ def theorem(ax: Axes, result: Result) -> None:
     ax.set(xlabel="p / logarithmic mean of q₁, q₂", ylabel="reverse / forward speed")
     ax.text(1.2, 70, "reverse parts faster", color=style.REVERSE, va="top", fontweight="bold")
     ax.text(0.85, 0.013, "forward parts faster", color=style.FORWARD, ha="right", fontweight="bold")
-    style.panel_title(ax, "Theorem 6.5: two equal bins")
+    style.panel_title(ax, "Theorem 6.5: two equal bins", "Theorem 6.5")
 
 
 def toy(ax: Axes, result: Result) -> None:
@@ -90,10 +106,10 @@ def toy(ax: Axes, result: Result) -> None:
     groups = (
         ("start", bars["start"], style.REFERENCE, ""),
         ("target", bars["target"], style.REWARD, ""),
-        ("paper", bars["forward"], style.FORWARD, "//"),
-        ("reached", result.arrays["toy forward"], style.FORWARD, ""),
-        ("paper", bars["reverse"], style.REVERSE, "//"),
-        ("reached", result.arrays["toy reverse"], style.REVERSE, ""),
+        ("forward,\npaper", bars["forward"], style.FORWARD, "//"),
+        ("forward,\nreached", result.arrays["toy forward"], style.FORWARD, ""),
+        ("reverse,\npaper", bars["reverse"], style.REVERSE, "//"),
+        ("reverse,\nreached", result.arrays["toy reverse"], style.REVERSE, ""),
     )
     for place, (_, values, colour, hatch) in enumerate(groups):
         x = place + 0.19 * (np.arange(len(values)) - 1.5)
@@ -106,4 +122,4 @@ def toy(ax: Axes, result: Result) -> None:
         (4.5, style.REVERSE, "reverse KL"),
     ):
         ax.text(centre, 0.42, name, ha="center", color=colour, fontweight="bold")
-    style.panel_title(ax, "The paper's toy, and what we reach")
+    style.panel_title(ax, "The paper's toy, and what we reach", "The paper's toy")

@@ -36,6 +36,7 @@ EXAMPLES = (
     ("modeseek bandit ipo --problem R1", "how offline IPO moves mass when the peak is far away"),
     ("modeseek bandit online_dpo --objective.beta 0.3", "any number of a recipe is a flag"),
     ("modeseek lecture --serve", "drag the reward, watch where the probability goes"),
+    ("modeseek reproduce relocation --format slides", "slides and a film of one figure"),
     ("modeseek objectives", "which objectives push down, seek modes, need fresh samples"),
     ("modeseek train dpo", "the embedded model and language: no network, about three minutes"),
     ("modeseek train ipo --model DIR --data FILE", "your model, your preferences"),

@@ -1,11 +1,14 @@
-"""``modeseek reproduce``: every experiment, every figure, one table of claims and verdicts."""
+"""``modeseek reproduce``: every experiment, every figure, one table of claims and verdicts.
+
+With ``--format`` it exports figures from results that are there, for slides or a paper.
+"""
 
 import importlib
 import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +19,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments.catalogue import CATALOGUE, ROOT, STUDIES, chosen, module_of, sources
+from experiments.catalogue import CATALOGUE, GROUPS, STUDIES, chosen, module_of, sources
 from experiments.results import Result, Size, Verdict, fingerprint, is_current, load, save
+from modeseek.pictures import draw, is_drawn, playable, there
 from modeseek.workers import Task, run_tasks
 
 SEEDS = {
@@ -32,6 +36,9 @@ READING = 5.0
 NOT_RUN = "not run"
 """How the error of a task begins whose input has failed."""
 
+FILES = {False: ("svg", "png", "gif"), True: ("svg", "png", "pdf", "gif", "mp4")}
+"""Files of a figure that nothing else is said of: beside its experiment, and exported."""
+
 COLOURS = {"held": "green", "held under this condition": "yellow", "did not hold": "red"}
 
 
@@ -41,6 +48,9 @@ class Reproduce:
 
     An experiment whose result is already there, from the same code and settings, is kept. Interrupt
     it at any time: what is finished stays, and the same command continues.
+
+    With --format only figures are made, in seconds, from results that are there already: in --out,
+    or those kept with the code.
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -60,16 +70,21 @@ class Reproduce:
     """Compute again what is already there."""
     processes: int | None = None
     """Experiments, or runs of a language model, side by side; one per core, four at most."""
-    formats: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png")
-    """File formats of the figures."""
+    format: Literal["slides", "paper", "screen"] | None = None
+    """Export figures instead: slides (16:9, large type, one idea each), paper (column width, small
+    type, no titles), or screen (as the README shows them). Nothing is computed unless there is no
+    result of these settings; one that other code has made is drawn too, and the command says so."""
+    files: tuple[Literal["svg", "png", "pdf", "gif", "mp4"], ...] = ()
+    """Kinds of files; svg, png and gif, or with --format all: svg, png, pdf, gif, mp4. The last two
+    are for figures that move."""
 
     def __post_init__(self) -> None:
         if self.quick and self.full:
             raise ValueError("--quick and --full exclude each other; give one.")
         if self.processes is not None and self.processes < 1:
             raise ValueError(f"--processes is {self.processes}; it must be at least 1.")
-        if not self.formats:
-            raise ValueError("--formats is empty; give svg, png or pdf.")
+        if not self.files:
+            object.__setattr__(self, "files", FILES[self.format is not None])
 
     def size(self, study: str) -> Size:
         """How much of a study to compute."""
@@ -94,7 +109,7 @@ def check_writable(folder: Path) -> None:
         ) from None
 
 
-def run_one(name: str, size: Size, out: str, formats: tuple[str, ...]) -> float:
+def run_one(name: str, size: Size, out: str, files: tuple[str, ...]) -> float:
     """Run one experiment, save its result, draw its figure; the work of a worker process.
 
     Returns:
@@ -105,8 +120,9 @@ def run_one(name: str, size: Size, out: str, formats: tuple[str, ...]) -> float:
     experiment = importlib.import_module(module_of(name))
     inputs = {read: load(results, read) for read in CATALOGUE[name].reads}
     result: Result = experiment.run(size, inputs) if inputs else experiment.run(size)
-    draw(result, Path(out) / "figures", formats)
     save(result, results, size, mark_of(name, size))
+    # As it is kept, so that the same figure comes of it at any later time.
+    draw(load(results, name), Path(out) / "figures", files)
     return time.perf_counter() - began
 
 
@@ -135,13 +151,13 @@ def module_of_study(study: str) -> Any:
     return importlib.import_module(STUDIES[study])
 
 
-def tasks_of(name: str, size: Size, out: Path, formats: tuple[str, ...]) -> list[Task]:
+def tasks_of(name: str, size: Size, out: Path, files: tuple[str, ...]) -> list[Task]:
     """What has to be done for one experiment, the experiment itself last.
 
     Of the runs of a language model, what has been computed already is no task any more.
     """
     entry = CATALOGUE[name]
-    arguments = (None, size, str(out), formats)
+    arguments = (None, size, str(out), files)
     if entry.study not in STUDIES:
         return [Task(name, arguments, entry.seconds, entry.reads)]
     from experiments.llm.runs import compute
@@ -167,27 +183,28 @@ def only_writer_of(study: str, size: Size) -> AbstractContextManager[None]:
     return only_writer(module_of_study(study).place(size))
 
 
-def draw(result: Result, folder: Path, formats: tuple[str, ...]) -> None:
-    """Draw a result's figure, and its animation where it has one."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from figures import style
-
-    figure = importlib.import_module(f"figures.{result.name}")
-    style.write(figure.draw(result), folder, result.name, formats)
-    if hasattr(figure, "animate"):
-        style.write_animation(figure.animate(result), folder, result.name)
-
-
-def is_drawn(folder: Path, name: str, formats: tuple[str, ...]) -> bool:
-    """Whether a figure is there in every format and no older than the code that draws it."""
-    pictures = [folder / f"{name}.{extension}" for extension in formats]
-    code = [ROOT / "figures" / f"{stem}.py" for stem in (name, "style")]
-    if not all(picture.exists() for picture in pictures):
-        return False
-    changed = max(path.stat().st_mtime for path in code)
-    return min(picture.stat().st_mtime for picture in pictures) >= changed
+def export(console: Console, options: Reproduce, names: list[str]) -> None:
+    """Write figures in the form that is asked for, from results that are there."""
+    form = str(options.format)
+    folder = options.out / ("figures" if form == "screen" else form)
+    for name in names:
+        found = place_of(name, options)
+        assert found is not None, name
+        place, commit = found
+        with console.status(f"drawing {name}"):
+            written = draw(load(place, name), folder, options.files, form)
+        for each in written:
+            kinds = ",".join(path.suffix[1:] for path in each.paths)
+            console.print(f"{folder / each.stem}.{{{kinds}}}", soft_wrap=True, highlight=False)
+            idea = " ".join(each.idea.split())
+            console.print(f"  {escape(idea)}", soft_wrap=True, highlight=False)
+        if commit:
+            console.print(
+                f"  [yellow]from {place}, made by other code than this (at {commit}); "
+                f"`modeseek reproduce {name}` computes it anew.[/]",
+                soft_wrap=True,
+                highlight=False,
+            )
 
 
 def verdict_table(verdicts: dict[str, list[Verdict]]) -> Table:
@@ -232,6 +249,32 @@ def main(arguments: list[str]) -> None:
     check_writable(out)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     console = Console()
+    options = replace(options, files=playable(console, options.files))
+    if options.format is None:
+        compute(console, options, names)
+        return
+    asked = [name for name in names if not options.names or name in exported(options.names)]
+    missing = [name for name in asked if options.fresh or place_of(name, options) is None]
+    if missing:
+        console.print(f"computing {', '.join(missing)} first: there is no result of these settings")
+        compute(console, options, chosen(missing))
+    export(console, options, asked)
+
+
+def place_of(name: str, options: Reproduce) -> tuple[Path, str] | None:
+    """Where the result to draw is, and the commit that made it if that was other code."""
+    size = options.size(CATALOGUE[name].study)
+    return there(name, size, mark_of(name, size), options.out)
+
+
+def exported(names: tuple[str, ...]) -> set[str]:
+    """The experiments that names stand for, without those they only read."""
+    return {part for name in names for part in GROUPS.get(name, (name,))}
+
+
+def compute(console: Console, options: Reproduce, names: list[str]) -> None:
+    """Run what has to be run, draw every figure, and end with the table."""
+    out = options.out
     began = time.perf_counter()
 
     studies = {name: CATALOGUE[name].study for name in names}
@@ -243,7 +286,7 @@ def main(arguments: list[str]) -> None:
     stale = {name for name in names if set(CATALOGUE[name].reads) & (set(names) - kept)}
     kept -= stale
     wanted = [name for name in names if name not in kept]
-    parts = [tasks_of(name, sizes[name], out, options.formats) for name in wanted]
+    parts = [tasks_of(name, sizes[name], out, options.files) for name in wanted]
     tasks = {task.name: task for part in parts for task in part}
     sizes_of = {studies[name]: sizes[name] for name in names}
     seeds = " and ".join(sorted({str(size.seeds) for size in sizes.values()}))
@@ -265,8 +308,8 @@ def main(arguments: list[str]) -> None:
         if name not in failures
     }
     for name in sorted(kept):
-        if not is_drawn(out / "figures", name, options.formats):
-            draw(load(out / studies[name], name), out / "figures", options.formats)
+        if not is_drawn(out / "figures", name, options.files):
+            draw(load(out / studies[name], name), out / "figures", options.files)
     for study in dict.fromkeys(studies.values()):
         of_study = {name: found for name, found in verdicts.items() if studies[name] == study}
         text = verdict_markdown(of_study)
