@@ -187,6 +187,7 @@ def export(console: Console, options: Reproduce, names: list[str]) -> None:
     """Write figures in the form that is asked for, from results that are there."""
     form = str(options.format)
     folder = options.out / ("figures" if form == "screen" else form)
+    older: dict[str, list[str]] = {}
     for name in names:
         found = place_of(name, options)
         assert found is not None, name
@@ -199,12 +200,13 @@ def export(console: Console, options: Reproduce, names: list[str]) -> None:
             idea = " ".join(each.idea.split())
             console.print(f"  {escape(idea)}", soft_wrap=True, highlight=False)
         if commit:
-            console.print(
-                f"  [yellow]from {place}, made by other code than this (at {commit}); "
-                f"`modeseek reproduce {name}` computes it anew.[/]",
-                soft_wrap=True,
-                highlight=False,
-            )
+            older.setdefault(commit, []).append(name)
+    for commit, drawn in older.items():
+        console.print(
+            f"[yellow]Drawn from results of other code than this (at {commit}): "
+            f"{', '.join(drawn)}. `modeseek reproduce NAME` computes one anew.[/]",
+            highlight=False,
+        )
 
 
 def verdict_table(verdicts: dict[str, list[Verdict]]) -> Table:
