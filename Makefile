@@ -59,7 +59,7 @@ $(VENV)/.test: $(PINS) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: $(PINS) | $(VENV)/bin/python
-	$(INSTALL) -c constraints.txt -e '.[llm,rewards,test,dev]'
+	$(INSTALL) -c constraints.txt -e '.[llm,rewards,test,dev,docs]'
 	@touch $@
 
 # What the tests skip without: the site, the page in a browser, MP4, notebooks.
