@@ -4,7 +4,7 @@
 
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-PINS := pyproject.toml constraints.txt
+PINS := pyproject.toml constraints.txt Makefile
 UV := $(shell command -v uv 2>/dev/null)
 ARGS ?=
 
@@ -53,7 +53,7 @@ clean: ## remove .venv and every cache
 	rm -rf $(VENV) site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp per set of extras; each is stale when a dependency or a pin has changed.
+# One stamp per set of extras; each is stale when a dependency, a pin or this file has changed.
 $(VENV)/.test: $(PINS) | $(VENV)/bin/python
 	$(INSTALL) -c constraints.txt -e '.[llm,rewards,test]'
 	@touch $@
