@@ -233,7 +233,7 @@ def test_a_step_that_fails_first_on_a_collection_is_gone_on_from(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [6, 9])
+@pytest.mark.parametrize("step", [6, pytest.param(9, marks=pytest.mark.exhaustive)])
 def test_it_goes_on_from_every_checkpoint(straight, start, tmp_path, step):
     """From the middle of a collection, and from its end, with nothing of the next on disk."""
     out = shutil.copytree(straight, tmp_path / "run")
@@ -407,7 +407,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_reward_that_hangs(
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in ("ppo", "offline") else pytest.mark.exhaustive)
+        pytest.param(name, marks=[] if name == "ppo" else pytest.mark.exhaustive)
         for name in online.RUNS
     ],
 )

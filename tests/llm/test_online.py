@@ -495,10 +495,7 @@ MOMENTS = (
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("ppo", "offline") else pytest.mark.exhaustive)
-        for name in RUNS
-    ],
+    [pytest.param(name, marks=[] if name == "ppo" else pytest.mark.exhaustive) for name in RUNS],
 )
 def test_kill_9_at_any_moment_and_the_same_command_again(place, start, tmp_path, name):
     recipe, flags = RUNS[name]
@@ -533,10 +530,14 @@ def test_every_recipe_begins_at_its_reference_and_on_policy(start, tmp_path, nam
 @pytest.mark.parametrize(
     "rule",
     [
-        {"collection__temperature": 0.7},
-        {"collection__temperature": 0.7, "sampling__top_k": 20, "sampling__top_p": 0.8},
+        pytest.param(
+            {"collection__temperature": 0.7}, id="temperature", marks=pytest.mark.exhaustive
+        ),
+        pytest.param(
+            {"collection__temperature": 0.7, "sampling__top_k": 20, "sampling__top_p": 0.8},
+            id="truncated",
+        ),
     ],
-    ids=["temperature", "truncated"],
 )
 def test_so_does_one_that_draws_from_a_distribution_of_its_own(start, tmp_path, name, rule):
     out = start(tmp_path / "run", name, steps=5, **rule)

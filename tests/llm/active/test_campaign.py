@@ -235,7 +235,7 @@ def killed_at(moment: str, out: Path, start: Start, monkeypatch, **flags: Any) -
         "between labels",
         "in the middle of learning",
         pytest.param("before learning", marks=pytest.mark.slow),
-        pytest.param("before a save", marks=pytest.mark.slow),
+        pytest.param("before a save", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
     ],
 )
 def test_after_a_kill_it_goes_on_to_the_bit_and_nobody_is_asked_twice(
@@ -324,9 +324,9 @@ def test_the_newest_labels_alone_make_every_round_the_same_length(start, tmp_pat
     [
         ("hybrid", {"pool.prune": 0.25}),
         ("offline", {"pool.shortest": 4}),
-        pytest.param("entropy", {}, marks=pytest.mark.slow),
+        pytest.param("entropy", {}, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
         pytest.param("uncertainty", {}, marks=pytest.mark.slow),
-        pytest.param("diverse", {}, marks=pytest.mark.slow),
+        pytest.param("diverse", {}, marks=[pytest.mark.slow, pytest.mark.exhaustive]),
     ],
 )
 def test_every_function_buys_what_was_asked_for(start, tmp_path, name, flags):

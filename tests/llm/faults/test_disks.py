@@ -66,7 +66,7 @@ def shared(place) -> Path:
 
 @mounts
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [2.3, 2.7])
+@pytest.mark.parametrize("room", [2.3, pytest.param(2.7, marks=pytest.mark.exhaustive)])
 def test_a_disk_that_fills_up_loses_nothing_and_with_more_room_the_run_goes_on(
     place, straight, tmp_path, room
 ):
@@ -120,7 +120,7 @@ def flip(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("harm", [lose, flip])
+@pytest.mark.parametrize("harm", [pytest.param(lose, marks=pytest.mark.exhaustive), flip])
 def test_a_damaged_shard_ends_all_processes_in_time_and_without_it_the_run_goes_on(
     place, shared, tmp_path, harm: Callable[[Path], None]
 ):
@@ -145,6 +145,7 @@ def test_a_damaged_shard_ends_all_processes_in_time_and_without_it_the_run_goes_
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_damaged_part_of_a_collection_is_written_again_and_the_others_are_not(place, tmp_path):
     out = tmp_path / "run"
     run(online(place, out), count=1)

@@ -72,6 +72,7 @@ def test_two_processes_write_and_learn_what_one_does(place, written, tmp_path, m
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_four_processes_share_one_model(place, tmp_path):
     mesh = {"mesh__fsdp": 2, "mesh__tensor": 2}
     run(line(place, tmp_path / "four", **mesh), count=4)
@@ -153,6 +154,7 @@ def test_a_request_to_stop_reaches_all_processes_after_the_same_step(place, stra
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_request_to_stop_in_the_middle_of_a_collection(place, written, tmp_path):
     out = tmp_path / "run"
     ended = finish(start(online(place, out), moments={1: "term-judge-3"}))
@@ -163,6 +165,7 @@ def test_a_request_to_stop_in_the_middle_of_a_collection(place, written, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_reward_that_fails_in_one_process_is_told_by_all_and_costs_nothing(
     place, written, tmp_path
 ):
