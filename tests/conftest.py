@@ -5,6 +5,7 @@ imported, and pytest loads this file before some of its plugins have settled.
 """
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,10 +38,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("modeseek")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+SLOW_TESTS_UNTIL = float(os.environ.get("SLOW_TESTS_UNTIL", "inf"))
+"""Seconds since 1970 after which no slow test begins. `.ci/run` has an hour and a half at most."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked `shared` where the folder is absent."""
+    """Skip tests marked `shared` where the folder is absent, and slow ones when time is up."""
+    if item.get_closest_marker("slow") and time.time() > SLOW_TESTS_UNTIL:
+        pytest.skip("no time was left for slow tests")
     if item.get_closest_marker("shared") and not SHARED.is_dir():
         pytest.skip("no folder `shared` beside the clone")
 
