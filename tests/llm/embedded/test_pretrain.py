@@ -127,14 +127,13 @@ def test_what_is_interrupted_leaves_nothing_behind(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_embedded_model_speaks_the_language(tmp_path):
+def test_the_embedded_model_speaks_the_language(harbour_model):
     from transformers import AutoTokenizer
 
-    folder = embedded_model(silent, tmp_path)
-    report = json.loads((folder / REPORT).read_text())
+    report = json.loads((harbour_model / REPORT).read_text())
     assert report["per_token"] < 0.03
-    decoder = load_decoder(str(folder), dtype="float32", unroll=4)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    decoder = load_decoder(str(harbour_model), dtype="float32", unroll=4)
+    tokenizer = AutoTokenizer.from_pretrained(harbour_model)
     asked = [f"{question.text}\n" for question in language.questions(held_out=True)]
     prompts = [np.asarray(tokenizer(text)["input_ids"], np.int32) for text in asked]
     settings = Sampling(responses=2, temperature=0.7, stop=(tokenizer.eos_token_id,))

@@ -15,7 +15,7 @@ from flax import nnx
 
 from llm.checkpoints.read import load_decoder
 from llm.embedded import language
-from llm.embedded.pretrain import embedded_model, encode
+from llm.embedded.pretrain import encode
 from llm.inputs import read_tokenizer
 from llm.logprobs import token_logprobs
 from llm.model import Decoder, abstract_decoder, parameters, with_parameters
@@ -396,11 +396,10 @@ def test_eight_devices_write_what_one_writes():
 
 
 @pytest.mark.slow
-def test_a_trained_model_writes_the_same_in_any_company(tmp_path):
-    folder = embedded_model(lambda _: None)
-    decoder = load_decoder(str(folder), unroll=4)
+def test_a_trained_model_writes_the_same_in_any_company(harbour_model):
+    decoder = load_decoder(str(harbour_model), unroll=4)
     rows = language.demonstrations(5, 48)
-    groups = encode(rows, read_tokenizer(folder), decoder.architecture)
+    groups = encode(rows, read_tokenizer(harbour_model), decoder.architecture)
     asked = [group.prompt for group in groups]
     settings = Sampling(max_new_tokens=96, stop=(int(groups[0].responses[0][-1]),))
     want = sample(decoder, asked, settings, rows=64)
