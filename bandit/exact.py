@@ -97,8 +97,20 @@ def expected_loss(recipe: Recipe, logits: Logits, everything: Everything) -> Flo
         logits: of the policy.
         everything: from ``enumerate_groups``.
     """
-    logp = jax.nn.log_softmax(logits / recipe.collection.temperature)[everything.bins][..., None]
-    terms = with_reference_point(recipe.objective, logp, everything)(logp, everything.responses)
+    logp = jax.nn.log_softmax(logits / recipe.collection.temperature)
+    return mean_loss(recipe.objective, logp, everything)
+
+
+def mean_loss(objective: Any, logp: Logits, everything: Everything) -> Float[Array, ""]:
+    """The same, of log-probabilities that are free: a push on one bin moves no other.
+
+    Args:
+        objective: of the recipe that the groups were enumerated for.
+        logp: of every bin.
+        everything: from ``enumerate_groups``.
+    """
+    logp = logp[everything.bins][..., None]
+    terms = with_reference_point(objective, logp, everything)(logp, everything.responses)
     counted = terms.weight * jnp.expand_dims(everything.weight, tuple(range(1, terms.weight.ndim)))
     total = jnp.sum(jnp.where(counted > 0, terms.value, 0) * counted)
     return total / jnp.maximum(jnp.sum(counted), jnp.finfo(counted.dtype).tiny)

@@ -6,7 +6,6 @@ respect to the logits.
 """
 
 import os
-from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bandit import Problem, bump
-from bandit.exact import Logits, enumerate_groups, expected_velocity, with_reference_point
+from bandit.exact import Logits, enumerate_groups, expected_velocity, mean_loss
 from figures.force import Force
 from objectives import OBJECTIVES, RECIPES, Recipe
 
@@ -48,14 +47,7 @@ def push(recipe: Recipe, policy: Logits, behaviour: Logits) -> Logits:
         behaviour: log-probabilities of whoever wrote the responses.
     """
     groups = enumerate_groups(recipe, FORCE_WORLD, behaviour)
-
-    def loss(free: Logits) -> Any:
-        logp = free[groups.bins][..., None]
-        terms = with_reference_point(recipe.objective, logp, groups)(logp, groups.responses)
-        weight = terms.weight * jnp.expand_dims(groups.weight, range(1, terms.weight.ndim))
-        return jnp.sum(jnp.where(weight > 0, terms.value, 0) * weight) / jnp.sum(weight)
-
-    return -jax.grad(loss)(policy)
+    return -jax.grad(lambda free: mean_loss(recipe.objective, free, groups))(policy)
 
 
 def force_of(name: str) -> Force:
